@@ -1,0 +1,1 @@
+"""Things that change the world outside the databases: fencing, VIP, DNS, notices."""

@@ -1,0 +1,222 @@
+"""What takes more than one value to see: who could vote, who could take over, and whether the clock keeps its promises.
+
+Every rule is a function of the parts it needs and yields all it found as (path, message), with the numbers in it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from failover.config_schema import Cluster, Instance, MemberEntry, Vip, ZooKeeper
+from failover.config_yaml import Path
+from failover.profiles import ELECTION_BASE_S
+from failover.settings import ClusterSettings, Timings
+
+Found = Iterator[tuple[Path, str]]
+
+# Upper bounds used for sums only; measured: promotion 16 to 60 ms, VIP and DNS together some 20 ms.
+PROMOTE_S = 0.5
+ROUTE_S = 0.5
+_VOTERS = (1, 3, 5)
+
+
+class Outage(NamedTuple):
+    """The longest write outage that the timers permit for one fault. `seconds` is `math.inf` where unbounded."""
+
+    fault: str
+    seconds: float
+    how: str
+
+
+def quorum(controllers: Mapping[str, str]) -> Found:
+    """An even number of voters survives no more than one less, and two survive nothing."""
+    path: Path = ("controllers",)
+    if len(controllers) not in _VOTERS:
+        yield path, f"{len(controllers)} controllers: {_quorum_advice(len(controllers))}"
+    for name, address in controllers.items():
+        twin = _first(controllers, address)
+        if twin != name:
+            yield (*path, name), f"same address as {twin}: one lost host would take two votes"
+
+
+def ensemble(zookeeper: ZooKeeper) -> Found:
+    """The same for ZooKeeper's own servers, and a user goes with a password."""
+    path: Path = ("zookeeper", "hosts")
+    hosts = zookeeper.hosts
+    if len(set(hosts)) == len(hosts) and len(hosts) % 2 == 0:
+        yield path, f"{len(hosts)} servers: {_quorum_advice(len(hosts))}"
+    for index, host in enumerate(hosts):
+        if hosts.index(host) != index:
+            yield (*path, index), f"{host} is listed twice"
+    if (zookeeper.user is None) != (zookeeper.password_file is None):
+        yield ("zookeeper",), "user and password_file go together: write both, or neither for an open ensemble"
+
+
+def members(cluster: str, entries: Mapping[str, MemberEntry]) -> Found:
+    """Somebody else must be able to take over."""
+    path: Path = ("clusters", cluster, "members")
+    willing = [name for name, entry in entries.items() if entry.failover != "never"]
+    if len(willing) < 2:
+        who = f"only {willing[0]} may" if willing else "no member may"
+        yield path, f"nothing could take over: {who} become primary; it takes two with failover: automatic or manual"
+    elif not any(entries[name].failover == "automatic" for name in willing):
+        yield path, "nothing could take over by itself: no member has failover: automatic"
+    addresses = {name: entry.address for name, entry in entries.items()}
+    for name, address in addresses.items():
+        twin = _first(addresses, address)
+        if twin != name:
+            yield (*path, name, "address"), f"{address} is already the address of {twin}"
+
+
+def vip(cluster: str, wanted: Vip, entries: Mapping[str, MemberEntry], others: Mapping[str, str]) -> Found:
+    """The VIP must belong to nobody and fit the network of all who may hold it. `others`: address -> what it is."""
+    path: Path = ("clusters", cluster, "vip", "address")
+    interface = ipaddress.ip_interface(wanted.address)
+    text = str(interface.ip)
+    for name, entry in entries.items():
+        member = ipaddress.ip_address(entry.address)
+        if member == interface.ip:
+            yield path, f"{text} is the address of member {name} itself; a VIP must be free to move"
+        elif entry.failover != "never" and member not in interface.network:
+            yield path, f"{text} is outside the network of {name}: {entry.address} is not in {interface.network}"
+    owner = others.get(text)
+    if owner and not any(entry.address == text for entry in entries.values()):
+        yield path, f"{text} is the address of {owner}; a VIP must be free to move"
+    if interface.network.num_addresses > 2 and text in _edges(interface.network):
+        yield path, f"{text} is the first or last address of {interface.network}, which no host can have"
+
+
+def ports(cluster: str, instance: Instance, guarded: list[int]) -> Found:
+    """A port left out of the gate is a way to write around it."""
+    path: Path = ("clusters", cluster, "guarded_ports")
+    if instance.port not in guarded:
+        yield path, f"must contain the database's own port {instance.port}: the gate closes only what is listed"
+    for index, port in enumerate(guarded):
+        if guarded.index(port) != index:
+            yield (*path, index), f"port {port} is listed twice"
+
+
+def between(clusters: Mapping[str, Cluster]) -> Found:
+    """Two clusters share no database, no guarded port on one host, no VIP and no service name."""
+    claimed: dict[tuple[object, ...], str] = {}
+    for name, cluster in clusters.items():
+        path: Path = ("clusters", name)
+        for key, where, says in _claims(cluster):
+            if key in claimed and claimed[key] != name:
+                yield (*path, *where), f"{says} already belongs to cluster {claimed[key]}"
+            claimed.setdefault(key, name)
+
+
+def _claims(cluster: Cluster) -> Iterator[tuple[tuple[object, ...], Path, str]]:
+    for name, member in cluster.members.items():
+        for port in dict.fromkeys([cluster.instance.port, *cluster.guarded_ports]):
+            yield ("port", member.address, port), ("members", name, "address"), f"port {port} on {member.address}"
+        directory = cluster.instance.data_dir
+        yield ("dir", member.address, directory), ("instance", "data_dir"), f"{directory} on {member.address}"
+    if cluster.vip:
+        address = cluster.vip.address.partition("/")[0]
+        yield ("vip", address), ("vip", "address"), f"the VIP {address}"
+    if cluster.dns:
+        service = f"{cluster.dns.name}.{cluster.dns.zone}"
+        yield ("dns", service), ("dns", "name"), f"the service name {service}"
+
+
+def clock(timings: Timings) -> Iterator[tuple[str, str]]:
+    """T1 to T6 (docs/guarantees.md) as (field that is to blame, message with the numbers)."""
+    t = timings
+    needed = t.renew_s + t.attempts * t.attempt_s + t.soft_fence_s
+    if t.attempts < 2:
+        yield "attempts", f"T2 is violated: k {t.attempts} < 2; one lost packet would fence a healthy primary"
+    if _less(t.lease_s, needed):
+        yield (
+            "lease_s",
+            f"T2 is violated: R {_s(t.renew_s)} + k {t.attempts} x Q {_s(t.attempt_s)} + F {_s(t.soft_fence_s)}"
+            f" = {_s(needed)} > L {_s(t.lease_s)}",
+        )
+    spare = t.lease_s - t.soft_fence_s - t.renew_s
+    if _less(spare, t.coordinator_outage_s):
+        yield (
+            "coordinator_outage_s",
+            f"T3 is violated: E {_s(t.coordinator_outage_s)} (a ZooKeeper election) > L {_s(t.lease_s)}"
+            f" - F {_s(t.soft_fence_s)} - R {_s(t.renew_s)} = {_s(spare)}: the primary would fence itself while"
+            " ZooKeeper elects; only pledges between members bridge that, and they are not built yet",
+        )
+    election = t.zookeeper_tick_s * t.zookeeper_sync_limit + ELECTION_BASE_S
+    if _less(t.coordinator_outage_s, election):
+        yield (
+            "coordinator_outage_s",
+            f"T3 is understated: E {_s(t.coordinator_outage_s)} < tick {_s(t.zookeeper_tick_s)}"
+            f" x sync limit {t.zookeeper_sync_limit} + {_s(ELECTION_BASE_S)} = {_s(election)}, as measured",
+        )
+    yield from _clock_of_controllers(t)
+
+
+def _clock_of_controllers(t: Timings) -> Iterator[tuple[str, str]]:
+    if t.probes_lost < 2:
+        yield "probes_lost", f"T4 is violated: n {t.probes_lost} < 2; one lost probe proves nothing"
+    least = 3 * (t.wait_s + PROMOTE_S + ROUTE_S)
+    if _less(t.cooldown_s, least):
+        yield (
+            "cooldown_s",
+            f"T5 is violated: cool-down {_s(t.cooldown_s)} < 3 x (W {_s(t.wait_s)} + promote {_s(PROMOTE_S)}"
+            f" + route {_s(ROUTE_S)}) = {_s(least)}",
+        )
+    low, high = 2 * t.zookeeper_tick_s, 20 * t.zookeeper_tick_s
+    if _less(t.session_s, low) or _less(high, t.session_s):
+        yield (
+            "session_s",
+            f"T6 is violated: ZooKeeper at tick {_s(t.zookeeper_tick_s)} grants sessions of {_s(low)} to {_s(high)},"
+            f" not S {_s(t.session_s)}",
+        )
+
+
+def worst_case_outage(cluster: ClusterSettings) -> list[Outage]:
+    """The longest write outage per fault that the timers permit; the usual one is far shorter (docs/guarantees.md)."""
+    t = cluster.timings
+    detect = t.probes_lost * (t.probe_interval_s + t.probe_bound_s)
+    commits = 3 * t.attempt_s  # receipt or claim, candidate, grant
+    after = commits + PROMOTE_S + ROUTE_S
+    tail = f"3 writes {_s(commits)} + promote {_s(PROMOTE_S)} + route {_s(ROUTE_S)}"
+    new_leader = t.coordinator_outage_s + t.session_s
+    silent = max(t.wait_s, detect, new_leader)
+    silence = f"longest of W {_s(t.wait_s)}, detection {_s(detect)}, E + S {_s(new_leader)}; + {tail}"
+    return [
+        Outage("database process killed", after, tail),
+        Outage("host crashed or cut off", silent + after, silence),
+        Outage("database frozen", detect + after, f"detection {_s(detect)} + {tail}"),
+        Outage("database stopped by hand", cluster.on_clean_stop_wait_s + after, "on_clean_stop + " + tail),
+        Outage("crash recovery in place", cluster.crash_recovery_max_s + after, "crash_recovery_max + " + tail),
+        Outage("planned switchover", cluster.switchover_deadline_s, "switchover_deadline, then writes are given back"),
+        Outage("ZooKeeper elects", 0.0, f"none: E {_s(t.coordinator_outage_s)} fits into the lease (T3)"),
+        Outage("ZooKeeper without a majority", math.inf, "until it is back: the primary fences itself"),
+    ]
+
+
+def _quorum_advice(count: int) -> str:
+    if count == 2:
+        return "no quorum possible after the loss of either; use 3"
+    if count % 2 == 0:
+        return f"an even number survives no more losses than {count - 1}; use {count - 1} or {count + 1}"
+    return "use 3 or 5 (1 for a trial)"
+
+
+def _edges(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[str, ...]:
+    if network.version == 6:
+        return (str(network.network_address),)
+    return str(network.network_address), str(network.broadcast_address)
+
+
+def _first(addresses: Mapping[str, str], address: str) -> str:
+    return next(name for name, known in addresses.items() if known == address)
+
+
+def _less(left: float, right: float) -> bool:
+    """left < right, with the rounding of decimal fractions forgiven."""
+    return left < right - 1e-9
+
+
+def _s(seconds: float) -> str:
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"

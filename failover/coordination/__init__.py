@@ -1,0 +1,1 @@
+"""The shared truth: records in ZooKeeper, changed by compare-and-set only."""

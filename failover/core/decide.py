@@ -1,0 +1,126 @@
+"""The leader's one entry: an observation in, a plan out. Short branches in order of precedence; each hands over to one file.
+
+Safety does not rest on this being right: every write checks versions, and nothing enabling happens without a guardian's
+own proof. What rests on it is that the right thing happens soon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from failover.core.detector import judge_primary
+from failover.core.invariants import check_observation
+from failover.core.machine import Situation, walk
+from failover.core.model import Grant, Mode, OperationKind, Policy, Stored
+from failover.core.observation import Observation
+from failover.core.plan import Action, Check, Erase, Guard, Key, Kind, MoveVip, Plan, Swap, SwitchDns, Verdict
+from failover.core.replication import next_edit
+from failover.core.requests import judge, open_operation, opening_writes, unpaused
+from failover.core.rules import Rules
+from failover.core.tables import TABLES
+
+ANSWER_KEPT_S = 600.0
+
+
+def decide(seen: Observation, rules: Rules) -> Plan:
+    """What the leader should do now. Pure; the same observation always gives the same plan."""
+    if seen.term is None or seen.policy is None:
+        return Plan(says="the records are not read yet")
+    check_observation(seen)
+    pending = next((s.value for i, s in sorted(seen.requests.items()) if i not in seen.answers), None)
+    if pending is not None:
+        return judge(seen, rules, seen.term, pending)
+    if seen.operation is not None:
+        return walk(TABLES, Situation(seen, rules, seen.operation.value), seen.term, seen.operation)
+    tidy = _housekeeping(seen, seen.term, seen.policy)
+    if tidy is not None:
+        return tidy
+    if seen.grant is None or seen.grant.value.member is None:
+        return Plan(says="not adopted: `failoverctl adopt`" if seen.grant is None else "the grant names nobody")
+    return _watch(seen, rules, seen.term, seen.grant, seen.policy)
+
+
+def _watch(seen: Observation, rules: Rules, term: Stored[int], grant: Stored[Grant], policy: Stored[Policy]) -> Plan:
+    finding = judge_primary(seen, rules, grant.value)
+    if not finding.lost:
+        upkeep = _upkeep(seen, rules, term, grant)
+        return replace(upkeep, says=upkeep.says or finding.why, guards=finding.guards)
+    primary = grant.value.member
+    assert primary is not None
+    guards = (*finding.guards, *_may_act(seen, rules, policy.value, primary))
+    blocked = [guard for guard in guards if guard.verdict is not Verdict.PASS]
+    if blocked:
+        return Plan(says=f"{finding.why}; not acting: {blocked[0].facts}", guards=guards)
+    operation = open_operation(seen, OperationKind.FAILOVER, primary, grant.value.epoch, finding.why, f"automatic ({seen.me})")
+    writes = (Check(Key(Kind.TERM), term.version), *opening_writes(seen, policy, operation))
+    return Plan(writes=writes, says=f"failover {operation.id}: {finding.why}", guards=guards)
+
+
+def _may_act(seen: Observation, rules: Rules, policy: Policy, primary: str) -> tuple[Guard, ...]:
+    since = seen.last_failover_since_s
+    left_s = rules.cooldown_s - (seen.now_s - since) if since is not None and policy.last_failover else 0.0
+    willing = [
+        m.name for m in rules.others(primary) if m.failover.value == "automatic" and not policy.in_maintenance(m.name)
+    ]  # fmt: skip
+    return (
+        _guard("mode", policy.mode is Mode.AUTOMATIC, f"mode is {policy.mode.value}"),
+        _guard("not paused", not policy.paused, f"paused by {policy.paused_by}" if policy.paused else "not paused"),
+        _guard("not in maintenance", not policy.in_maintenance(primary), f"maintenance of {primary}"),
+        _guard("cool-down", left_s <= 0, f"cool-down after {policy.last_failover}: {left_s:.1f} s left" if left_s > 0 else "over"),
+        _guard("somebody may take over", bool(willing), f"automatic candidates: {', '.join(willing) or 'none'}"),
+    )
+
+
+def _guard(name: str, passed: bool, facts: str) -> Guard:
+    return Guard(name, Verdict.PASS if passed else Verdict.BLOCK, facts)
+
+
+def _upkeep(seen: Observation, rules: Rules, term: Stored[int], grant: Stored[Grant]) -> Plan:
+    """A healthy cluster's care: the sync set follows the standbys, VIP and DNS are where they should be."""
+    edit = next_edit(seen, rules, grant.value)
+    if edit is not None:
+        changed, says = edit
+        return Plan((Check(Key(Kind.TERM), term.version), Swap(Key(Kind.GRANT), changed, grant.version)), says=says)
+    promotable = rules.promotable_beside(grant.value.member or "")
+    if promotable != grant.value.promotable:
+        changed = replace(grant.value, promotable=promotable)
+        writes = (Check(Key(Kind.TERM), term.version), Swap(Key(Kind.GRANT), changed, grant.version))
+        return Plan(writes, says=f"promotable: {', '.join(promotable)}")
+    return Plan(actions=_drift(seen, rules, grant.value))
+
+
+def _drift(seen: Observation, rules: Rules, grant: Grant) -> tuple[Action, ...]:
+    status = seen.status(grant.member or "", rules.gone_s)
+    if grant.member is None or status is None or not status.writable or status.epoch != grant.epoch:
+        return ()
+    if seen.policy and (seen.policy.value.mode is Mode.OBSERVE or seen.policy.value.paused):
+        return ()
+    actions: list[Action] = []
+    if rules.has_vip and not status.vip:
+        actions.append(MoveVip(grant.member, grant.epoch))
+    if rules.has_dns:
+        member = rules.member(grant.member)
+        actions.append(SwitchDns(rules.service_address or (member.address if member else ""), grant.epoch))
+    return tuple(actions)
+
+
+def _housekeeping(seen: Observation, term: Stored[int], policy: Stored[Policy]) -> Plan | None:
+    """Pauses and maintenance end by themselves; answered requests do not pile up."""
+    value = policy.value
+    check = Check(Key(Kind.TERM), term.version)
+    if value.paused_for_s is not None and seen.pause_since_s is not None:
+        if seen.now_s - seen.pause_since_s >= value.paused_for_s:
+            return Plan((check, Swap(Key(Kind.POLICY), unpaused(value), policy.version)), says="the pause has ended")
+    over = [m for m in value.maintenance if seen.now_s - seen.maintenance_since_s.get(m.member, seen.now_s) >= m.for_s]
+    if over:
+        kept = replace(value, maintenance=tuple(m for m in value.maintenance if m not in over))
+        names = ", ".join(m.member for m in over)
+        return Plan((check, Swap(Key(Kind.POLICY), kept, policy.version)), says=f"maintenance of {names} has ended")
+    for name, answer in seen.answers.items():
+        request = seen.requests.get(name)
+        if seen.now_s - answer.seen_at_s > ANSWER_KEPT_S:
+            writes = [Erase(Key(Kind.ANSWER, name), answer.version)]
+            if request is not None:
+                writes.insert(0, Erase(Key(Kind.REQUEST, name), request.version))
+            return Plan((check, *writes))
+    return None

@@ -1,0 +1,204 @@
+"""What a guardian owes its member right now: one table, read from the top, the first row that holds is the duty.
+
+Disabling rows come first (G1: disabling is easy, enabling is hard). Enabling rows ask for a lease that this guardian won
+itself by compare-and-set under the grant; nothing here is ever enabled on a command's word. The lease itself is renewed
+beside this table, by the keeper, whenever `wants_lease` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from failover.core.lease import LeaseState, LeaseTimes
+from failover.core.model import Grant, Mode, Operation, OperationKind, Policy, Position, Role, Stored
+
+
+GRANTED_BACK_AFTER_S = 3.0  # longer than any choice among live standbys takes
+
+
+class Duty(str, Enum):
+    """One word per thing to do; guardian/warden.py has one method for each."""
+
+    WATCH = "watch"
+    FENCE = "fence"
+    HAND_OVER = "hand over"
+    GIVE_BACK = "give back"
+    SOFT_FENCE = "soft fence"
+    START = "start as a standby"
+    PROMOTE = "promote"
+    SERVE = "serve"
+    SEAL = "seal"
+    FOLLOW = "follow"
+    STAND_BY = "stand by"
+    HOLD = "hold"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class LocalFacts:
+    """What the guardian knows of its own host and of the records, at `now_s` (CLOCK_BOOTTIME).
+
+    `running`: a main process of this data directory exists. `role` is what it answered lately. `upstream` is the member it is
+    told to stream from. `grant_position` is the granted member's latest position or, before it wrote, the minimum it must hold.
+    `handover_since_s`: when this guardian began to hand over for the present operation.
+    """
+
+    now_s: float
+    me: str
+    times: LeaseTimes
+    switchover_deadline_s: float
+    grant: Stored[Grant] | None
+    operation: Stored[Operation] | None
+    policy: Stored[Policy] | None
+    running: bool
+    role: Role
+    upstream: str | None
+    position: Position | None
+    grant_position: Position | None
+    lease: LeaseState
+    closed: int
+    receipted: int
+    frozen: int
+    sealed_for: int
+    served: int
+    released: bool
+    handover_since_s: float | None
+    handover_operation: str | None
+
+    @property
+    def epoch(self) -> int:
+        return self.grant.value.epoch if self.grant else 0
+
+    @property
+    def mine(self) -> bool:
+        """The grant names me, under an epoch that I have not closed."""
+        return self.grant is not None and self.grant.value.member == self.me and self.epoch > self.closed
+
+    @property
+    def paused(self) -> bool:
+        return self.policy is not None and self.policy.value.paused
+
+    @property
+    def proved(self) -> bool:
+        """A lease I won under this very grant is running, or the cluster is paused and the word needs no renewal."""
+        return self.mine and (self.lease.valid(self.epoch, self.now_s) or (self.paused and self.served == self.epoch))
+
+    @property
+    def handing_over(self) -> bool:
+        """The running operation orders me to stop writes."""
+        running = self.operation.value if self.operation else None
+        return (
+            running is not None and running.kind is OperationKind.SWITCHOVER and running.phase == "stopping"
+            and running.old == self.me and running.old_epoch == self.epoch and self.mine
+        )  # fmt: skip
+
+    @property
+    def handover_late(self) -> bool:
+        began = self.handover_since_s
+        return began is not None and self.now_s - began >= self.switchover_deadline_s
+
+    @property
+    def set_aside(self) -> bool:
+        return self.policy is not None and self.policy.value.in_maintenance(self.me)
+
+
+@dataclass(frozen=True)
+class Row:
+    """`says` is what `status` and the log print while the duty holds."""
+
+    duty: Duty
+    holds: Callable[[LocalFacts], bool]
+    says: str
+
+
+def wants_lease(facts: LocalFacts) -> bool:
+    """Should a renewal be sent now? Never while handing over, except the one that gives writes back after the deadline."""
+    if facts.released or not facts.mine or not _armed(facts):
+        return False
+    if facts.paused and facts.served == facts.epoch:
+        return False  # an untimed ticket is in force; only a first opening needs a proof while paused
+    return not facts.handing_over or facts.handover_late
+
+
+def duty(facts: LocalFacts) -> Row:
+    """The first row of the table that holds. The last one always does."""
+    return next(row for row in TABLE if row.holds(facts))
+
+
+def _armed(facts: LocalFacts) -> bool:
+    return facts.policy is not None and facts.policy.value.mode is Mode.AUTOMATIC
+
+
+def _owes_a_fence(facts: LocalFacts) -> bool:
+    """I may have written under an epoch that the grant no longer gives me, and my receipt for it is not in ZooKeeper yet."""
+    assert facts.grant is not None
+    grant = facts.grant.value
+    if grant.member == facts.me:  # closed here (the process died), and the receipt is not in the mailbox yet
+        return facts.receipted < facts.epoch <= facts.closed
+    if grant.claim and grant.claim.old == facts.me and grant.claim.old_epoch > facts.receipted:
+        return True
+    return facts.running and facts.role is Role.PRIMARY
+
+
+def _covered(facts: LocalFacts) -> bool:
+    """Everything stored here is part of the granted member's history."""
+    return facts.position is not None and facts.grant_position is not None and facts.grant_position.covers(facts.position)
+
+
+def _told_to_follow_granted(facts: LocalFacts) -> bool:
+    return facts.grant is not None and facts.upstream == facts.grant.value.member and facts.frozen <= facts.epoch
+
+
+def _other_is_granted(facts: LocalFacts) -> bool:
+    return facts.grant is not None and facts.grant.value.member not in (None, facts.me)
+
+
+def _must_seal(facts: LocalFacts) -> bool:
+    """A standby that followed somebody must report. An ex-primary that only just started follows nobody and has no say."""
+    claim = facts.grant.value.claim if facts.grant else None
+    follows = facts.upstream is not None or facts.frozen > 0
+    return claim is not None and claim.old != facts.me and facts.role is Role.STANDBY and follows
+
+
+def _nobody_took_over(facts: LocalFacts) -> bool:
+    """I am the fenced old primary and the claim has been open for a while: be there, as a standby, to be granted back."""
+    if facts.grant is None or facts.grant.value.claim is None or facts.grant.value.claim.old != facts.me:
+        return False
+    return facts.now_s - facts.grant.seen_at_s > GRANTED_BACK_AFTER_S
+
+
+TABLE: tuple[Row, ...] = (
+    Row(Duty.WATCH, lambda f: f.released, "released by hand: the port is open and nobody guards it"),
+    Row(Duty.WATCH, lambda f: f.grant is None, "not adopted: watching only"),
+    Row(Duty.WATCH, lambda f: not _armed(f), "mode observe: watching only"),
+    Row(Duty.FENCE, _owes_a_fence, "my grant was taken away: fencing and writing the receipt"),
+    Row(Duty.GIVE_BACK, lambda f: f.handing_over and f.handover_late, "the handover took too long: giving writes back"),
+    Row(Duty.HAND_OVER, lambda f: f.handing_over, "switchover: writes stopped, shutting down in order"),
+    Row(
+        Duty.SOFT_FENCE,
+        lambda f: f.mine and f.role is Role.PRIMARY and f.served == f.epoch and not f.paused
+        and (f.lease.deadline_s is None or f.lease.soft_fence_due(f.now_s, f.times)),
+        "the lease cannot be renewed: ending sessions before the kernel cuts them",
+    ),
+    Row(Duty.HOLD, lambda f: f.set_aside and not f.running, "in maintenance: not started by me"),
+    Row(Duty.HOLD, lambda f: f.paused and not f.running, "paused: not started by me"),
+    Row(Duty.SERVE, lambda f: f.proved and f.role is Role.PRIMARY, "primary under my own proof"),
+    Row(Duty.START, lambda f: f.mine and not f.running, "granted: starting, as a standby first"),
+    Row(Duty.PROMOTE, lambda f: f.proved and f.role is Role.STANDBY, "granted and proved: promoting"),
+    Row(Duty.WAIT, lambda f: f.mine, "granted: waiting for the proof or the database"),
+    Row(Duty.SEAL, lambda f: _must_seal(f) and f.sealed_for < f.epoch, "a claim is running: sealing against the old primary"),
+    Row(Duty.START, lambda f: _nobody_took_over(f) and not f.running, "nobody took over yet: starting as a standby"),
+    Row(Duty.WAIT, lambda f: not _other_is_granted(f), "sealed, fenced, or my epoch is closed: waiting for a grant"),
+    Row(Duty.START, lambda f: not f.running, "starting as a standby, receiving from nobody yet"),
+    Row(Duty.STAND_BY, lambda f: f.role is Role.STANDBY and _told_to_follow_granted(f), "standby of the granted member"),
+    Row(Duty.FOLLOW, lambda f: f.role is Role.STANDBY and _covered(f), "pointing at the granted member"),
+    Row(
+        Duty.HOLD,
+        lambda f: f.role is Role.STANDBY and f.position is not None and f.grant_position is not None and not _covered(f)
+        and f.grant_position.history_id() != f.position.history_id(),
+        "diverged: this member has log that the granted one does not have",
+    ),
+    Row(Duty.WAIT, lambda f: True, "waiting for the database or for the granted member's position"),
+)  # fmt: skip

@@ -1,0 +1,50 @@
+"""The guardian's clock: until when may this member write?
+
+Pure arithmetic on CLOCK_BOOTTIME seconds. A renewal extends the deadline to *send time* + L, and only if it was
+acknowledged (G2); a lost reply changes nothing. The kernel holds the same end as a ticket, so this module being late or
+stopped never lets a write through: it only decides when to ask again and when to end sessions in good order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class LeaseTimes:
+    """L, R, Q and F in seconds (docs/guarantees.md, "The clock")."""
+
+    lease_s: float
+    renew_s: float
+    attempt_s: float
+    soft_fence_s: float
+
+
+@dataclass(frozen=True)
+class LeaseState:
+    """`deadline_s` is D for `epoch`, or None: nothing is held. `ticket` is the one armed for the newest acknowledgement."""
+
+    epoch: int = 0
+    deadline_s: float | None = None
+    ticket: int | None = None
+
+    def acknowledged(self, epoch: int, sent_at_s: float, ticket: int, times: LeaseTimes) -> "LeaseState":
+        """A renewal was confirmed. A late confirmation of an earlier attempt never shortens what is held."""
+        deadline_s = sent_at_s + times.lease_s
+        if self.epoch == epoch and self.deadline_s is not None and self.deadline_s >= deadline_s:
+            return self
+        return LeaseState(epoch, deadline_s, ticket)
+
+    def dropped(self) -> "LeaseState":
+        """Given up: closed, fenced or handed over. The next opening needs a new acknowledgement."""
+        return replace(self, deadline_s=None, ticket=None)
+
+    def valid(self, epoch: int, now_s: float) -> bool:
+        return self.epoch == epoch and self.deadline_s is not None and now_s < self.deadline_s
+
+    def soft_fence_due(self, now_s: float, times: LeaseTimes) -> bool:
+        """True from D - F on: sessions should end in good order before the kernel cuts them (G4)."""
+        return self.deadline_s is not None and now_s >= self.deadline_s - times.soft_fence_s
+
+    def left_s(self, now_s: float) -> float:
+        return max(0.0, (self.deadline_s or now_s) - now_s)

@@ -1,0 +1,385 @@
+"""The nouns: what is written in ZooKeeper and what every decision speaks about.
+
+One word per thing (docs/glossary.md). All values are frozen; a change is a new value. Times that decide something are
+seconds on the reader's own CLOCK_BOOTTIME and are never stored here; `*_wall` fields exist for people to read and decide nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+
+
+class Replication(str, Enum):
+    """What a commit waits for. `strict` blocks rather than lose; `sync` may degrade and says so; `async` never waits."""
+
+    ASYNC = "async"
+    SYNC = "sync"
+    STRICT = "strict"
+
+
+class Mode(str, Enum):
+    """`observe` decides and logs but never acts and never makes a gate; `automatic` acts."""
+
+    OBSERVE = "observe"
+    AUTOMATIC = "automatic"
+
+
+class Willingness(str, Enum):
+    """May this member become primary: by itself, only when an operator names it, or never."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+    NEVER = "never"
+
+
+class Role(str, Enum):
+    """What the database itself says it is. `DOWN` needs proof (no process); silence is `UNKNOWN`."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+    RECOVERING = "recovering"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+
+
+class Position(Protocol):
+    """Where a member's log ends, with the history that led there. A partial order: two positions may be incomparable.
+
+    Sizes and offsets are bytes. `text()` is the stored form; each engine parses its own.
+    """
+
+    def covers(self, other: "Position") -> bool:
+        """True if everything at `other` is contained here, on one history."""
+        ...
+
+    def descends_from(self, history: str) -> bool:
+        """True if this position's history passes through `history` (the `history_id()` of the past writer)."""
+        ...
+
+    def history_id(self) -> str:
+        """Name of the history being written at this position: the timeline for PostgreSQL."""
+        ...
+
+    def bytes_behind(self, other: "Position") -> int | None:
+        """How many bytes `other` is ahead of this one (0 or more), or None when that cannot be said."""
+        ...
+
+    def text(self) -> str:
+        """The stored form."""
+        ...
+
+
+@dataclass(frozen=True)
+class SyncSet:
+    """`w` members out of `names` must have a commit before it is acknowledged, on the history `history`."""
+
+    w: int
+    names: tuple[str, ...]
+    history: str = ""
+
+    def satisfied_by(self, sealed: frozenset[str]) -> bool:
+        """True if every set that could have acknowledged a commit meets `sealed`: r + w > |S|."""
+        return len(sealed & set(self.names)) + self.w > len(self.names)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Why the grant names nobody: the old primary's word is being ended. `lease_version` is what W counts from."""
+
+    old: str
+    old_epoch: int
+    lease_version: int
+    operation: str
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Which member may be primary. `epoch` goes up when the member changes; other edits change only the znode version."""
+
+    member: str | None
+    epoch: int
+    promotable: tuple[str, ...] = ()
+    sync: tuple[SyncSet, ...] = ()
+    minimum_position: str | None = None
+    claim: Claim | None = None
+    system_identifier: str = ""
+
+    def is_for(self, member: str) -> bool:
+        return self.member == member
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A guardian's last renewal. What matters is the znode version; the list is what the renewal was sent under.
+
+    `untimed`: the cluster is paused and the kernel holds a ticket without an end, so no clock says anything about it.
+    """
+
+    member: str
+    epoch: int
+    promotable: tuple[str, ...] = ()
+    untimed: bool = False
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A guardian's promise that this member never opens again under an epoch <= `closes`. Method is the evidence."""
+
+    member: str
+    closes: int
+    method: str
+    clean: bool = False
+    at_wall: str = ""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """A standby's report that it neither receives from nor acknowledges to the old primary, for one claim only.
+
+    `quiet`: W has passed on its own clock since its last pledge to the old primary (always true until pledges exist
+    and the guardian has been up for W).
+    """
+
+    member: str
+    claim_epoch: int
+    position: str
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Handover:
+    """The old primary's report in a switchover: writes stopped, shut down cleanly, its log ends at `position`."""
+
+    member: str
+    operation: str
+    state: str
+    position: str | None = None
+    note: str = ""
+
+
+class OperationKind(str, Enum):
+    FAILOVER = "failover"
+    SWITCHOVER = "switchover"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The one thing in progress. `phase` is the last one *reached*; the tables in failover.py and switchover.py move it."""
+
+    id: str
+    kind: OperationKind
+    phase: str
+    old: str
+    old_epoch: int
+    reason: str
+    requester: str
+    target: str | None = None
+    candidate: str | None = None
+    evidence: str | None = None
+    rejected: tuple[tuple[str, str], ...] = ()
+    held: str | None = None
+    request: str | None = None
+    opened_at_wall: str = ""
+
+    def at(self, phase: str, **changes: object) -> "Operation":
+        """The same operation, one phase further."""
+        return replace(self, phase=phase, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Maintenance:
+    """A member set aside by a person: neither candidate nor trigger. Ends `for_s` after the leader first saw it."""
+
+    member: str
+    for_s: float
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The run-time switches. Its version is checked in the transaction that opens an operation."""
+
+    mode: Mode = Mode.OBSERVE
+    paused_for_s: float | None = None
+    paused_reason: str = ""
+    paused_by: str = ""
+    paused_at_wall: str = ""
+    maintenance: tuple[Maintenance, ...] = ()
+    last_failover: str | None = None
+    operations: int = 0
+
+    @property
+    def paused(self) -> bool:
+        return self.paused_for_s is not None
+
+    def in_maintenance(self, member: str) -> bool:
+        return any(m.member == member for m in self.maintenance)
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """What a guardian last said of its own member: facts for choosing and for people, never a permission.
+
+    `position` is what is safely stored here (received, not only replayed); `follows` is the address the receiver is
+    connected to; `heartbeat` is the newest (epoch, sequence) seen in the heartbeat table; `applied_sync` and
+    `applied_at` say which sync set the running primary has proved to be in force and where its log stood then.
+    """
+
+    member: str
+    role: Role = Role.UNKNOWN
+    system_identifier: str = ""
+    position: str | None = None
+    replay_lag_bytes: int | None = None
+    follows: str | None = None
+    streaming: bool = False
+    gate: str = "none"
+    epoch: int = 0
+    vip: bool = False
+    writable: bool = False
+    heartbeat: tuple[int, int] | None = None
+    heartbeat_fails: int = 0
+    applied_sync: SyncSet | None = None
+    applied_at: str | None = None
+    paused_replay: bool = False
+    rejoin: str | None = None
+    problems: tuple[str, ...] = ()
+    guardian: str = ""
+
+
+@dataclass(frozen=True)
+class MemberVote:
+    """One controller's finding about one member. `lost` is its opinion; the rest are the facts behind it."""
+
+    lost: bool
+    fresh: str = "unknown"
+    kept: str = "unknown"
+    role: Role = Role.UNKNOWN
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """All findings of one controller. `sees` is how many of its targets it reaches: a blind voter does not count."""
+
+    controller: str
+    members: tuple[tuple[str, MemberVote], ...] = ()
+    sees: int = 0
+    targets: int = 0
+
+    def of(self, member: str) -> MemberVote | None:
+        return dict(self.members).get(member)
+
+
+class RequestKind(str, Enum):
+    ADOPT = "adopt"
+    SWITCHOVER = "switchover"
+    FAILOVER = "failover"
+    PAUSE = "pause"
+    RESUME = "resume"
+    MAINTENANCE_ON = "maintenance-on"
+    MAINTENANCE_OFF = "maintenance-off"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for. Filed by the command, judged by the leader, answered once."""
+
+    id: str
+    kind: RequestKind
+    by: str
+    reason: str = ""
+    target: str | None = None
+    for_s: float | None = None
+    expect_primary: str | None = None
+    confirm: bool = False
+    filed_at_wall: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The leader's verdict on a request: accepted (and which operation carries it out), or refused with every reason."""
+
+    request: str
+    accepted: bool
+    reasons: tuple[str, ...] = ()
+    operation: str | None = None
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the journal: an intent or a completion, with what was known at that moment."""
+
+    operation: str
+    number: int
+    name: str
+    kind: str
+    controller: str
+    term: int
+    says: str
+    facts: tuple[tuple[str, str], ...] = ()
+    at_wall: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One message owed to one application, kept until it is acknowledged. `key` is the idempotency key."""
+
+    key: str
+    url: str
+    event: str
+    cluster: str
+    epoch: int
+    operation: str
+    old: str
+    new: str
+    address: str
+    at_wall: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something a person should know, with the next thing to do."""
+
+    code: str
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class ControllerStatus:
+    """What one controller says of itself; `digest` is of its configuration file, so that a difference shows."""
+
+    name: str
+    digest: str
+    version: str
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A configured database instance. Higher `priority` is preferred among equals."""
+
+    name: str
+    address: str
+    priority: int = 0
+    failover: Willingness = Willingness.AUTOMATIC
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stored(Generic[T]):
+    """A record as read: its value, the znode version a write must check, and when *this* process first saw that version.
+
+    `seen_at_s` is CLOCK_BOOTTIME taken after the reply arrived (T1: never the time of asking).
+    """
+
+    value: T
+    version: int
+    seen_at_s: float
+    owner_session: int = 0

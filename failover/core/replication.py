@@ -1,0 +1,86 @@
+"""Which sync sets are safe, and the one next edit of the grant that leads to the wanted one.
+
+"Changing a sync set" (docs/guarantees.md): (1) add the new pair to `grant.sync`; (2) the primary's guardian applies it and
+proves that nothing uses the old one; (3) w' members of S' have the primary's position as of (2); (4) drop the old pairs.
+Only one change is under way at a time. The product keeps w = 1: the smallest set that makes every commit safe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from failover.core.model import Grant, MemberStatus, Replication, SyncSet, Willingness
+from failover.core.observation import Observation
+from failover.core.rules import Rules
+
+
+def wanted_names(seen: Observation, rules: Rules, primary: str) -> tuple[str, ...]:
+    """The members that should acknowledge: those that stream from `primary` now and could take over."""
+    names = []
+    for member in rules.others(primary):
+        status = seen.status(member.name, rules.gone_s)
+        if member.failover is Willingness.NEVER or status is None or not status.streaming:
+            continue
+        if seen.policy and seen.policy.value.in_maintenance(member.name):
+            continue
+        names.append(member.name)
+    return tuple(sorted(names))
+
+
+def first_set(rules: Rules, followers: tuple[str, ...], candidate: str, history: str) -> SyncSet | None:
+    """The set a new primary starts with: exactly the members that will follow it.
+
+    With nobody to follow, `strict` waits for any other promotable member (it blocks rather than lose); `sync` waits for none.
+    """
+    if rules.replication is Replication.ASYNC:
+        return None
+    names = tuple(sorted(followers))
+    if not names and rules.replication is Replication.STRICT:
+        names = tuple(sorted(rules.promotable_beside(candidate)))
+    return SyncSet(1, names, history) if names else None
+
+
+def next_edit(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str] | None:
+    """The next safe edit of `grant.sync`, with the sentence for the log, or None."""
+    if grant.member is None:
+        return None
+    status = seen.status(grant.member, rules.gone_s)
+    if status is None or not status.writable or status.epoch != grant.epoch:
+        return None
+    if len(grant.sync) > 1 or (grant.sync and rules.replication is Replication.ASYNC):
+        return _drop_old(seen, grant, status, rules)
+    if rules.replication is Replication.ASYNC:
+        return None
+    return _add_new(seen, rules, grant)
+
+
+def _add_new(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str] | None:
+    assert grant.member is not None
+    names = wanted_names(seen, rules, grant.member)
+    current = grant.sync[-1].names if grant.sync else ()
+    if names == current or (not names and rules.replication is Replication.STRICT):
+        return None
+    position = seen.position_of(grant.member)
+    new = SyncSet(1, names, position.history_id() if position else "")
+    says = f"sync set {_text(current)} -> {_text(names)}: recorded, to be applied on {grant.member}"
+    return replace(grant, sync=(*grant.sync, new)), says
+
+
+def _drop_old(seen: Observation, grant: Grant, status: MemberStatus, rules: Rules) -> tuple[Grant, str] | None:
+    new = grant.sync[-1]
+    if rules.replication is Replication.ASYNC:
+        return replace(grant, sync=()), "replication is async: no sync set is promised any more"
+    barrier = seen.position(status.applied_at)
+    if status.applied_sync is None or set(status.applied_sync.names) != set(new.names) or barrier is None:
+        return None
+    if not new.names:
+        return replace(grant, sync=()), "sync set empty: commits wait for nobody (replication: sync, degraded)"
+    holding = [name for name in new.names if (at := seen.position_of(name)) is not None and at.covers(barrier)]
+    if len(holding) < new.w:
+        return None
+    kept = replace(new, history=barrier.history_id())
+    return replace(grant, sync=(kept,)), f"sync set {_text(new.names)} is in force; {', '.join(holding)} has all before it"
+
+
+def _text(names: tuple[str, ...]) -> str:
+    return "(" + ", ".join(names) + ")"

@@ -1,0 +1,86 @@
+"""Every statement of the PostgreSQL engine, constant text each: values are bound, identifiers composed."""
+
+SETTING = "SELECT current_setting(%s)"
+
+STATE = """
+SELECT pg_is_in_recovery(),
+       CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END,
+       pg_last_wal_replay_lsn()::text,
+       r.status, r.received_tli, r.flushed_lsn::text, r.sender_host,
+       current_setting('primary_conninfo'),
+       current_setting('synchronous_standby_names'),
+       (SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'IPC' AND wait_event = 'SyncRep'),
+       (SELECT array_agg(DISTINCT application_name ORDER BY application_name) FROM pg_stat_replication
+         WHERE state = 'streaming' AND application_name <> %s),
+       to_regclass('failover.heartbeat') IS NOT NULL
+  FROM (VALUES (1)) AS one(row) LEFT JOIN pg_stat_wal_receiver AS r ON true
+"""
+
+NEWEST_HEARTBEAT = "SELECT epoch, sequence FROM failover.heartbeat ORDER BY epoch DESC, sequence DESC LIMIT 1"
+
+PREPARED = """
+SELECT CASE WHEN to_regclass('failover.heartbeat') IS NOT NULL
+            THEN has_schema_privilege(%s, 'failover', 'USAGE')
+                 AND has_table_privilege(%s, 'failover.heartbeat', 'SELECT')
+            ELSE false END
+"""
+
+PREPARE = (
+    "CREATE SCHEMA IF NOT EXISTS failover",
+    "CREATE TABLE IF NOT EXISTS failover.heartbeat"
+    " (epoch int NOT NULL, sequence bigint NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())",
+    "GRANT USAGE ON SCHEMA failover TO {monitor}",
+    "GRANT SELECT ON failover.heartbeat TO {monitor}",
+)
+
+# One transaction. The insert proves that the server takes writes; old rows go with it.
+BEAT = """
+WITH beat AS (INSERT INTO failover.heartbeat (epoch, sequence) VALUES (%s, %s))
+DELETE FROM failover.heartbeat WHERE epoch < %s OR sequence <= %s
+"""
+
+TERMINATE_CLIENTS = """
+SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+   AND NOT (usename = %s AND application_name = %s) AND NOT (usename = %s AND application_name = %s)
+"""
+
+PROMOTE = """
+SELECT CASE WHEN pg_is_in_recovery() AND pg_is_wal_replay_paused() THEN pg_wal_replay_resume() END,
+       CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END
+"""
+
+PRIMARY_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+
+MAKE_SLOTS = """
+SELECT pg_create_physical_replication_slot(name, true) FROM unnest(%s::text[]) AS name
+ WHERE name NOT IN (SELECT slot_name FROM pg_replication_slots)
+"""
+
+DROP_IDLE_SLOTS = """
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+ WHERE slot_type = 'physical' AND NOT active AND starts_with(slot_name, %s) AND slot_name <> ALL (%s::text[])
+"""
+
+# Walsenders that may still release a commit although the new set does not name them (names compare without case).
+OLD_WALSENDERS = """
+SELECT pid FROM pg_stat_replication
+ WHERE sync_priority > 0 AND lower(application_name) NOT IN (SELECT lower(name) FROM unnest(%s::text[]) AS name)
+"""
+
+CHECKPOINTER = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+CHECKPOINTER_IDLE = "SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity WHERE pid = %s"
+
+# For the monitor account: GREATEST skips a NULL; the receiver's timeline shows only to members of pg_read_all_stats.
+LOOK = """
+SELECT pg_is_in_recovery(),
+       current_setting('transaction_read_only') = 'on',
+       (SELECT system_identifier::text FROM pg_control_system()),
+       CASE WHEN pg_is_in_recovery() THEN (SELECT received_tli FROM pg_stat_wal_receiver)
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int END,
+       CASE WHEN pg_is_in_recovery() THEN GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            ELSE pg_current_wal_flush_lsn() END::text,
+       EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'failover' AND c.relname = 'heartbeat'
+                  AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+"""

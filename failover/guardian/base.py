@@ -1,0 +1,166 @@
+"""The guardian's hands on its own host: kernel gate, seal, VIP, database processes, durable state. Each has one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class GateState:
+    """What the kernel says. `table`: our table is there; `current` the ticket number in force, `expires_in_s` what is left
+    of it (None: untimed), `open` whether a client's packet would pass now."""
+
+    table: bool
+    open: bool
+    current: int | None
+    expires_in_s: float | None
+    repaired: bool = False
+
+
+class Gate(Protocol):
+    """The kernel's hold on every guarded port. Thread-safe: closing and arming exclude each other by one lock (G3).
+
+    A guardian starts with `adopt()`. A missing table is an open port, so every `read_back` puts it back, shut, and says so.
+    """
+
+    def adopt(self) -> GateState:
+        """Take over what an earlier guardian left in the kernel, never shortening a running ticket; installs nothing."""
+        ...
+
+    def install_open(self, ticket: int, lifetime_s: float | None) -> None:
+        """Make the table with `ticket` already in force, in one transaction: no client notices (adoption)."""
+        ...
+
+    def install_shut(self) -> None:
+        """Make the table with no ticket in force. If it is there, nothing changes."""
+        ...
+
+    def arm(self, ticket: int, lifetime_s: float | None, epoch: int) -> bool:
+        """Add the inert ticket *before* the first message of a renewal. False, and nothing done, if `epoch` is closed."""
+        ...
+
+    def switch(self, ticket: int) -> None:
+        """Put an armed ticket in force, after the acknowledgement. Switching to an expired one leaves the port shut."""
+        ...
+
+    def shut(self, closes: int | None) -> None:
+        """Close epochs <= `closes` against `arm`, flush all tickets, delete the map entries, in one transaction.
+
+        None (soft fence, handover): flush without closing an epoch; the same epoch may arm again.
+        """
+        ...
+
+    def cut_sessions(self) -> int:
+        """Reset every established client connection on the guarded ports, also of a stopped server (ss -K). Count of them."""
+        ...
+
+    def read_back(self) -> GateState: ...
+
+    def release(self) -> None:
+        """Delete the table: the port is open for good. Break-glass."""
+        ...
+
+
+class Sealer(Protocol):
+    """The kernel's half of a seal: nothing from or to the old primary's database passes, acknowledgements above all."""
+
+    def seal(self, address: str, port: int) -> None: ...
+
+    def unseal(self) -> None: ...
+
+    def sealed(self) -> str | None:
+        """The address sealed against, read from the kernel, or None."""
+        ...
+
+
+class Vip(Protocol):
+    """The virtual address on this host's interface, kept only as long as it is renewed (valid_lft, whole seconds)."""
+
+    def hold(self, lifetime_s: float, announce: bool) -> None:
+        """Add it or prolong it; `announce` sends gratuitous ARP frames. Rounds the lifetime up to whole seconds."""
+        ...
+
+    def drop(self) -> bool:
+        """Remove it; True if it was there. Reads back; raises Unknown if it is still there."""
+        ...
+
+    def held(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Every process that belongs to the data directory, children that outlived their parent included."""
+
+    main: int | None
+    all: tuple[int, ...]
+
+
+class Instance(Protocol):
+    """The database's processes on this host. The only starter, and it starts standbys only."""
+
+    def processes(self) -> Processes: ...
+
+    def start_standby(self, deadline_s: float) -> int:
+        """Arm standby start-up, start, wait until it accepts connections or the deadline. Returns the main pid.
+
+        Refuses (Refused) a data directory that is missing or of another system identifier. The database outlives us.
+        """
+        ...
+
+    def stop(self, mode: str, deadline_s: float) -> bool:
+        """mode "fast" or "immediate". True once no process is left; False at the deadline."""
+        ...
+
+    def kill_all(self, deadline_s: float) -> bool:
+        """SIGKILL every process of the data directory until none is left. True if none is left."""
+        ...
+
+    def watch(self) -> "Deathwatch | None":
+        """A handle that becomes readable when the main process ends, or None when none runs."""
+        ...
+
+
+class Deathwatch(Protocol):
+    """A pidfd on the main process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """True when the process has ended."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Durable:
+    """What a guardian remembers across restarts. `closed`: no opening under an epoch <= this. `frozen`/`frozen_against`:
+    the claim this standby is sealed for and the old primary's address. `highest`: the greatest epoch ever seen."""
+
+    closed: int = 0
+    frozen: int = 0
+    frozen_against: str = ""
+    highest: int = 0
+    released: bool = False
+    counter: int = 0
+
+
+class StateFile(Protocol):
+    """Two preallocated slots with a checksum and a sequence; the newer valid one counts. One guardian at a time holds it."""
+
+    def load(self) -> Durable: ...
+
+    def store(self, durable: Durable) -> None:
+        """Durable when it returns. Raises Unknown if the disk did not say so. Fencing never waits for it; a receipt does."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What the gate is told: the ports, who is let through without a ticket (members and controllers), per address family."""
+
+    ports: Sequence[int]
+    peers: Sequence[str]

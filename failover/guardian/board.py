@@ -1,0 +1,158 @@
+"""What this guardian knows: one thread-safe place that every loop writes its findings to and reads frozen facts from.
+
+Nothing is decided here. A finding carries when it was made; what is too old counts as not known.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from failover.clock import boottime_s
+from failover.coordination.ledger import Records
+from failover.core.duty import LocalFacts
+from failover.core.lease import LeaseState, LeaseTimes
+from failover.core.model import Grant, Member, MemberStatus, Operation, Policy, Position, Receipt, Role, Stored, SyncSet
+from failover.core.plan import Kind
+from failover.engines.base import LocalState
+from failover.errors import Corrupt
+
+NOT_IN_VIEW = 2**62
+
+
+@dataclass(frozen=True)
+class Own:
+    """What only this process can know about itself. `served`: the newest epoch under which it opened the port to writers;
+    `sealed_for`: the claim it has reported for; `rejoin`: why the member is not a standby in good standing, for people."""
+
+    served: int = 0
+    sealed_for: int = 0
+    handover_operation: str | None = None
+    handover_since_s: float | None = None
+    stopping: bool = False
+    vip_wanted: bool = False
+    prepared: bool = False
+    applied_sync: SyncSet | None = None
+    applied_at: str | None = None
+    heartbeat_fails: int = 0
+    rejoin: str | None = None
+    says: str = "starting"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this guardian is and the times it lives by."""
+
+    me: str
+    members: tuple[Member, ...]
+    times: LeaseTimes
+    switchover_deadline_s: float
+    fresh_s: float  # a finding older than this is not known any more
+
+
+class Board:
+    """The guardian's shared picture. `wake` is set whenever something changed that a duty may depend on."""
+
+    def __init__(self, identity: Identity, parse: Callable[[str], Position]) -> None:
+        self.identity = identity
+        self.wake = threading.Event()
+        self._parse = parse
+        self._lock = threading.Lock()
+        self._own = Own()
+        self._records = Records()
+        self._local: tuple[LocalState | None, float, bool] = (None, 0.0, False)
+        self._lease: Callable[[], LeaseState] = LeaseState
+        self._durable: Callable[[], tuple[int, int, bool]] = lambda: (0, 0, False)
+
+    def bind(self, lease: Callable[[], LeaseState], durable: Callable[[], tuple[int, int, bool]]) -> None:
+        """Where the lease state and (closed, frozen, released) are read from."""
+        self._lease, self._durable = lease, durable
+
+    def found(self, local: LocalState | None, running: bool) -> None:
+        """The database answered (or did not, None) and its main process runs or does not."""
+        with self._lock:
+            before = self._local
+            self._local = (local, boottime_s(), running)
+        changed = before[2] != running or (before[0] and before[0].role) != (local and local.role)
+        if changed or (local and before[0] and local.configured_upstream != before[0].configured_upstream):
+            self.wake.set()
+
+    def read(self, records: Records) -> None:
+        """A new picture of ZooKeeper."""
+        with self._lock:
+            self._records = records
+        self.wake.set()
+
+    def note(self, **changes: object) -> Own:
+        """Change what only we know."""
+        with self._lock:
+            self._own = replace(self._own, **changes)  # type: ignore[arg-type]  # field names are checked by replace itself
+            return self._own
+
+    @property
+    def own(self) -> Own:
+        with self._lock:
+            return self._own
+
+    @property
+    def records(self) -> Records:
+        with self._lock:
+            return self._records
+
+    @property
+    def local(self) -> LocalState | None:
+        """What the database said, if it said so lately."""
+        with self._lock:
+            state, at_s, _ = self._local
+        return state if state and boottime_s() - at_s <= self.identity.fresh_s else None
+
+    @property
+    def running(self) -> bool:
+        with self._lock:
+            return self._local[2]
+
+    def grant(self) -> Stored[Grant] | None:
+        return self.records.one(Kind.GRANT)
+
+    def member_at(self, address: str) -> str | None:
+        """The member that lives at `address`, or None."""
+        return next((m.name for m in self.identity.members if m.address == address), None)
+
+    def address_of(self, member: str) -> str:
+        address = next((m.address for m in self.identity.members if m.name == member), None)
+        if address is None:
+            raise Corrupt(f"{member} is not a member in this host's configuration")
+        return address
+
+    def facts(self) -> LocalFacts:
+        """Everything a duty is judged on, frozen now."""
+        local, own, records, identity = self.local, self.own, self.records, self.identity
+        closed, frozen, released = self._durable()
+        grant: Stored[Grant] | None = records.one(Kind.GRANT)
+        operation: Stored[Operation] | None = records.one(Kind.OPERATION)
+        policy: Stored[Policy] | None = records.one(Kind.POLICY)
+        return LocalFacts(
+            boottime_s(), identity.me, identity.times, identity.switchover_deadline_s, grant, operation, policy,
+            self.running, local.role if local else (Role.UNKNOWN if self.running else Role.DOWN),
+            self.member_at(local.configured_upstream) if local else None, local.position if local else None,
+            self._granted_position(records, grant), self._lease(), closed, self._receipted(records), frozen, own.sealed_for, own.served, released,
+            own.handover_since_s, own.handover_operation,
+        )  # fmt: skip
+
+    def _receipted(self, records: Records) -> int:
+        """What our receipt in ZooKeeper closes; everything, while it is not in view: absence of a record is no order."""
+        stored: Stored[Receipt] | None = records.all(Kind.RECEIPT).get(self.identity.me)
+        return stored.value.closes if stored else NOT_IN_VIEW
+
+    def _granted_position(self, records: Records, grant: Stored[Grant] | None) -> Position | None:
+        if grant is None or grant.value.member is None:
+            return None
+        stored: Stored[MemberStatus] | None = records.all(Kind.MEMBER).get(grant.value.member)
+        status = stored.value if stored else None
+        wrote = status is not None and status.writable and status.epoch >= grant.value.epoch
+        text = status.position if wrote and status else grant.value.minimum_position
+        try:
+            return self._parse(text) if text else None
+        except Corrupt:
+            return None

@@ -1,0 +1,213 @@
+"""Keeps the lease: renews it under the grant, and has the kernel hold it as a ticket.
+
+Order, always (G3): the inert ticket is added *before* the first message of a renewal leaves; only an acknowledgement switches
+it into force. A lost reply changes nothing, the deadline stays where it was (G2). A standby that clients may read from is let
+through by tickets of the same kind, so a guardian that stops answers for nobody after L.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from failover.clock import boottime_s
+from failover.coordination.base import LostRace
+from failover.coordination.ledger import Ledger
+from failover.coordination.pinned import PinnedCoordinator
+from failover.core.duty import LocalFacts, wants_lease
+from failover.core.lease import LeaseState, LeaseTimes
+from failover.core.model import Grant, Lease, Role, Stored
+from failover.core.plan import Check, Key, Kind, Swap
+from failover.errors import FailoverError, Unknown, Unreachable
+from failover.guardian.base import Gate
+
+log = logging.getLogger("failover.guardian.keeper")
+READERS = 2**31 - 1  # readers' tickets belong to no epoch; closing an epoch does not concern them
+TICKETS_PER_S = 64
+
+
+class Tickets:
+    """Numbers that are never used twice while an element of that number may exist: they follow CLOCK_BOOTTIME, so a
+    restarted guardian goes on above its predecessor, and the kernel's tables do not outlive a boot."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        self._last = max(self._last + 1, int(boottime_s() * TICKETS_PER_S))
+        return self._last & 0x7FFFFFFF or 1
+
+
+@dataclass(frozen=True)
+class KeeperSettings:
+    me: str
+    times: LeaseTimes
+    standby_reads: bool
+
+
+class LeaseKeeper:
+    """One thread of its own runs `step()`; `open`, `suspend` and `state` may be called from any thread."""
+
+    def __init__(
+        self, settings: KeeperSettings, gate: Gate, ledger: Ledger, pinned: PinnedCoordinator,
+        facts: Callable[[], LocalFacts], refresh: Callable[[Stored[Grant]], None],
+    ) -> None:  # fmt: skip
+        self._settings, self._gate, self._ledger, self._pinned = settings, gate, ledger, pinned
+        self._facts, self._refresh = facts, refresh
+        self._tickets = Tickets()
+        self._lock = threading.Lock()
+        self._state = LeaseState()
+        self._serving = 0
+        self._generation = 0
+        self._untimed = 0
+        self._alarm: str | None = None
+        self.wake = threading.Event()
+
+    @property
+    def state(self) -> LeaseState:
+        with self._lock:
+            return self._state
+
+    @property
+    def alarm(self) -> str | None:
+        """Something a person should see about the gate, or None."""
+        return self._alarm
+
+    def open(self, epoch: int) -> bool:
+        """The database takes writes under `epoch`: let clients through, now and at every further acknowledgement."""
+        with self._lock:
+            held = self._state
+            if not held.valid(epoch, boottime_s()) or held.ticket is None:
+                return self._untimed == epoch
+            if self._serving != epoch:
+                self._gate.switch(held.ticket)
+                self._serving = epoch
+                log.info("port open to writers under epoch %d", epoch)
+            return True
+
+    def suspend(self, closes: int | None) -> None:
+        """Shut the gate now. `closes` ends epochs for good; None leaves them provable again by a *new* renewal (G4, R4)."""
+        with self._lock:
+            self._generation += 1
+            self._state = self._state.dropped()
+            self._serving = 0
+            self._untimed = 0
+            self._gate.shut(closes)
+
+    def step(self) -> None:
+        """One look: whatever ticket is due now."""
+        facts = self._facts()
+        try:
+            if facts.released or facts.policy is None or facts.grant is None or facts.policy.value.mode.value == "observe":
+                return
+            if wants_lease(facts):
+                self._renew(facts, facts.grant)
+            elif facts.mine and facts.paused and not facts.handing_over:
+                self._hold_untimed(facts, facts.grant)
+            elif self._readable(facts):
+                self._let_readers_in()
+            else:
+                self._gate.install_shut()
+        except FailoverError as error:
+            self._alarm = f"the gate does not obey: {error}"
+            log.error("%s", self._alarm)
+
+    def check_gate(self) -> None:
+        """Some table was removed from the kernel: if it was ours, put it back, shut, and renew at once."""
+        with self._lock:
+            if self._gate.read_back().repaired:
+                self._flushed()
+                self.wake.set()
+
+    def _flushed(self) -> None:
+        self._alarm = "the gate's table was flushed by somebody and put back"
+        self._serving = 0
+        log.error("%s", self._alarm)
+
+    def _readable(self, facts: LocalFacts) -> bool:
+        """A standby in good standing: it follows somebody, or is sealed and waits. Never one whose log may have diverged."""
+        follows = facts.upstream is not None or facts.frozen > 0
+        return self._settings.standby_reads and facts.role is Role.STANDBY and follows and not facts.mine
+
+    def _renew(self, facts: LocalFacts, grant: Stored[Grant]) -> None:
+        ticket = self._tickets.next()
+        with self._lock:
+            generation = self._generation
+            if not self._arm(ticket, facts):
+                return
+            if self._untimed and not facts.paused:  # the kernel must be timed before ZooKeeper is told so
+                self._gate.switch(ticket)
+                self._untimed = 0
+        writes = self._lease_writes(grant, untimed=False)
+        try:
+            committed = self._pinned.commit_any(self._ledger.ops(writes), self._settings.times.attempt_s)
+        except LostRace as lost:
+            self._look_again(lost)
+            return
+        except (Unknown, Unreachable) as error:
+            log.warning("renewal not acknowledged: %s", error)
+            return
+        with self._lock:
+            if generation != self._generation:
+                return  # shut in the meantime: an acknowledgement of before is not a word of now
+            before = self._state
+            self._state = before.acknowledged(grant.value.epoch, committed.sent_at_s, ticket, self._settings.times)
+            if self._state is not before and self._serving == grant.value.epoch:
+                self._gate.switch(ticket)
+
+    def _arm(self, ticket: int, facts: LocalFacts) -> bool:
+        """Add the inert ticket; where there is no table yet, beside a primary that serves already, make it without a gap."""
+        lifetime_s = self._settings.times.lease_s
+        seen = self._gate.adopt() if not self._serving else self._gate.read_back()
+        if not seen.table and facts.role is Role.PRIMARY:
+            self._gate.install_open(ticket, lifetime_s)
+            log.info("gate installed open: no client notices")
+            return True
+        if not seen.table:
+            self._gate.install_shut()
+        if seen.repaired:
+            self._flushed()
+        return self._gate.arm(ticket, lifetime_s, facts.epoch)
+
+    def _hold_untimed(self, facts: LocalFacts, grant: Stored[Grant]) -> None:
+        """Paused: first ZooKeeper is told that no clock bounds us, then the kernel stops counting."""
+        if self._untimed == facts.epoch or facts.served != facts.epoch:
+            return
+        try:
+            self._pinned.commit_any(self._ledger.ops(self._lease_writes(grant, untimed=True)), self._settings.times.attempt_s)
+        except (LostRace, Unknown, Unreachable) as error:
+            log.warning("pause not recorded yet: %s", error)
+            return
+        ticket = self._tickets.next()
+        with self._lock:
+            if self._gate.arm(ticket, None, facts.epoch):
+                self._gate.switch(ticket)
+                self._untimed = facts.epoch
+
+    def _let_readers_in(self) -> None:
+        ticket, lifetime_s = self._tickets.next(), self._settings.times.lease_s
+        with self._lock:
+            if not self._gate.adopt().table:
+                self._gate.install_open(ticket, lifetime_s)
+            elif self._gate.arm(ticket, lifetime_s, READERS):
+                self._gate.switch(ticket)
+
+    def _lease_writes(self, grant: Stored[Grant], untimed: bool) -> tuple[Check | Swap, ...]:
+        lease = Lease(self._settings.me, grant.value.epoch, grant.value.promotable, untimed)
+        return (Check(Key(Kind.GRANT), grant.version), Swap(Key(Kind.LEASE, self._settings.me), lease, None))
+
+    def _look_again(self, lost: LostRace) -> None:
+        """G6: the grant changed. An edit keeps us; anything else is a claim, and the warden fences at once."""
+        if not lost.path.endswith("/grant"):
+            log.warning("renewal lost on %s: %s", lost.path, lost.why)
+            return
+        try:
+            grant = self._ledger.read(Key(Kind.GRANT), self._settings.times.attempt_s)
+        except FailoverError as error:
+            log.warning("the grant changed and could not be read: %s", error)
+            return
+        if grant is not None:
+            self._refresh(grant)
+            self.wake.set()

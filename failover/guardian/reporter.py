@@ -1,0 +1,141 @@
+"""Looks at the database beside us and tells ZooKeeper what it saw: facts for choosing and for people, never a permission."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from failover.clock import boottime_s
+from failover.coordination.ledger import Ledger
+from failover.core.duty import LocalFacts, duty
+from failover.core.model import MemberStatus, Role
+from failover.core.plan import Create, Key, Kind, Swap, Write
+from failover.engines.base import LocalEngine, LocalState
+from failover.errors import FailoverError, Unknown, Unreachable, WrongCredentials
+from failover.guardian.base import Gate, Instance, Vip
+from failover.guardian.board import Board
+from failover.guardian.keeper import LeaseKeeper
+
+log = logging.getLogger("failover.guardian.reporter")
+REFRESH_S = 1.0
+COMMIT_S = 1.0
+
+
+class Reporter:
+    """`look()` may be called by any thread for an immediate look; `step()` is one turn of the reporter's own loop."""
+
+    def __init__(
+        self, board: Board, ledger: Ledger, engine: LocalEngine, instance: Instance, gate: Gate, vip: Vip | None,
+        keeper: LeaseKeeper, budget_s: float,
+    ) -> None:  # fmt: skip
+        self._board, self._ledger, self._engine, self._instance = board, ledger, engine, instance
+        self._gate, self._vip, self._keeper, self._budget_s = gate, vip, keeper, budget_s
+        self._looking = threading.Lock()
+        self._last: MemberStatus | None = None
+        self._last_at_s = 0.0
+        self._trouble: str | None = None
+
+    def look(self) -> None:
+        """Ask the database now and put the answer on the board."""
+        with self._looking:
+            running = self._engine.main_pid() is not None
+            self._board.found(self._ask() if running else None, running)
+
+    def step(self) -> None:
+        """Look, and publish if something changed or the last word is a second old (others tell our silence by that)."""
+        self.look()
+        status = self.status()
+        due = boottime_s() - self._last_at_s >= REFRESH_S
+        if status == self._last and not due:
+            return
+        key = Key(Kind.MEMBER, status.member)
+        exists = status.member in self._board.records.all(Kind.MEMBER)
+        write: Write = Swap(key, status, None) if exists else Create(key, status)
+        try:
+            self._ledger.commit([write], COMMIT_S)
+        except FailoverError as error:
+            log.debug("status not published: %s", error)
+            return
+        self._last, self._last_at_s = status, boottime_s()
+
+    def status(self) -> MemberStatus:
+        """What would be published now."""
+        facts, local, own = self._board.facts(), self._board.local, self._board.own
+        writable = facts.role is Role.PRIMARY and facts.epoch > 0 and own.served == facts.epoch and facts.proved
+        return MemberStatus(
+            member=self._board.identity.me,
+            role=facts.role,
+            system_identifier=local.system_identifier if local else "",
+            position=local.position.text() if local else None,
+            replay_lag_bytes=local.replay_lag_bytes if local else None,
+            follows=self._board.member_at(local.upstream) if local and local.upstream else None,
+            streaming=bool(local and local.streaming and self._follows_granted(facts, local)),
+            gate=self._gate_word(facts),
+            epoch=facts.epoch if writable else 0,
+            vip=self._vip.held() if self._vip else False,
+            writable=writable,
+            heartbeat=local.heartbeat if local else None,
+            heartbeat_fails=own.heartbeat_fails,
+            applied_sync=own.applied_sync if own.served else (local.sync if local else None),
+            applied_at=own.applied_at if own.served else None,
+            paused_replay=bool(local and local.replay_paused),
+            rejoin=own.rejoin,
+            problems=tuple(text for text in (self._trouble, self._keeper.alarm) if text),
+            guardian=duty(facts).says,
+        )
+
+    def _follows_granted(self, facts: LocalFacts, local: LocalState) -> bool:
+        """Before adoption any upstream counts; after it only the granted member."""
+        upstream = self._board.member_at(local.upstream) if local.upstream else None
+        return upstream is not None and (facts.grant is None or upstream == facts.grant.value.member)
+
+    def _gate_word(self, facts: LocalFacts) -> str:
+        if facts.released:
+            return "released"
+        try:
+            state = self._gate.adopt()
+        except FailoverError as error:
+            return f"unknown ({error})"
+        if not state.table:
+            return "none"
+        return "open" if state.open else "shut"
+
+    def _ask(self) -> LocalState | None:
+        try:
+            state = self._engine.state(self._budget_s)
+        except WrongCredentials as error:
+            self._trouble = f"the operator account is refused: {error}"
+            return None
+        except (Unknown, Unreachable) as error:
+            self._trouble = f"the database does not answer: {error}"
+            return None
+        except FailoverError as error:
+            self._trouble = f"the database answers nonsense: {error}"
+            return None
+        self._trouble = None
+        return state
+
+
+class Heart:
+    """Inserts a heartbeat row on a fresh connection while we are the proved primary; its failing is a vote of its own."""
+
+    def __init__(self, board: Board, engine: LocalEngine, budget_s: float) -> None:
+        self._board, self._engine, self._budget_s = board, engine, budget_s
+        self._sequence = 0
+
+    def beat(self) -> None:
+        own, facts = self._board.own, self._board.facts()
+        if own.served == 0 or not own.prepared or facts.role not in (Role.PRIMARY, Role.UNKNOWN) or not facts.running:
+            if own.heartbeat_fails:
+                self._board.note(heartbeat_fails=0)
+            return
+        self._sequence += 1
+        try:
+            self._engine.heartbeat(own.served, self._sequence, self._budget_s)
+        except FailoverError as error:
+            fails = self._board.own.heartbeat_fails + 1
+            self._board.note(heartbeat_fails=fails)
+            log.warning("heartbeat %d failed, %d in a row: %s", self._sequence, fails, error)
+            return
+        if own.heartbeat_fails:
+            self._board.note(heartbeat_fails=0)

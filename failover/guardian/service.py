@@ -1,0 +1,226 @@
+"""The guardian as a process: its threads, its local socket, and an orderly end. Every part is handed in by bootstrap."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from failover.clock import boottime_s
+from failover.coordination.base import Mirror
+from failover.coordination.ledger import Ledger
+from failover.core.model import Role
+from failover.core.plan import Kind
+from failover.errors import FailoverError, Refused
+from failover.guardian.base import Gate, Instance, Sealer, Vip
+from failover.guardian.board import Board
+from failover.guardian.deaths import Deaths
+from failover.guardian.fencer import Fencer, Memory
+from failover.guardian.keeper import LeaseKeeper
+from failover.guardian.reporter import Heart, Reporter
+from failover.guardian.ruleset_watch import RulesetWatch
+from failover.guardian.warden import Warden
+
+log = logging.getLogger("failover.guardian")
+BUSY_LOOK_S = 0.03  # while an operation runs, positions decide when it may go on
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a running guardian consists of."""
+
+    board: Board
+    ledger: Ledger
+    mirror: Mirror
+    gate: Gate
+    sealer: Sealer
+    vip: Vip | None
+    instance: Instance
+    memory: Memory
+    keeper: LeaseKeeper
+    fencer: Fencer
+    warden: Warden
+    reporter: Reporter
+    heart: Heart
+    deaths: Deaths
+    port: int
+    renew_s: float
+    probe_interval_s: float
+
+
+class Guardian:
+    """Runs until `stop()`. Stopping the guardian never stops the database: it lives on, and so does its last ticket."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Put the kernel's half of what is remembered in place *before* anything may start, then begin to look."""
+        self._remember_seal()
+        parts = self._parts
+        self._records()
+        parts.reporter.look()
+        loops: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("records", self._read_records),
+            ("reporter", self._report),
+            ("deaths", self._watch_deaths),
+            ("keeper", self._keep),
+            ("heart", self._beat),
+            ("ruleset", self._watch_ruleset),
+            ("warden", self._ward),
+        )
+        for name, loop in loops:
+            thread = threading.Thread(target=self._guarded, args=(name, loop), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    @property
+    def alive(self) -> bool:
+        """False once a thread has died: the process should end and be started again."""
+        return not self._stop.is_set()
+
+    def stop(self) -> None:
+        """End every thread. The ticket in the kernel is left to run out: a restart must not demote."""
+        self._stop.set()
+        self._parts.board.wake.set()
+        self._parts.keeper.wake.set()
+        for thread in self._threads:
+            thread.join(2.0)
+        self._parts.mirror.close()
+        self._parts.ledger.coordinator.close()
+
+    # --- loops ------------------------------------------------------------------------------------------------------
+    def _guarded(self, name: str, loop: Callable[[], None]) -> None:
+        """A loop that dies must not leave a guardian that looks alive: end the process, the service manager restarts it."""
+        try:
+            loop()
+        except BaseException:
+            log.critical("the %s thread died; the guardian ends, the kernel's ticket runs out", name, exc_info=True)
+            self._stop.set()
+            raise
+
+    def _read_records(self) -> None:
+        changed = self._parts.mirror.changed
+        while not self._stop.is_set():
+            changed.wait(0.5)
+            changed.clear()
+            self._records()
+
+    def _records(self) -> None:
+        if self._parts.mirror.ready():
+            before = self._parts.board.records.one(Kind.GRANT)
+            records = self._parts.ledger.view(self._parts.mirror)
+            self._parts.board.read(records)
+            if records.one(Kind.GRANT) != before:
+                self._parts.keeper.wake.set()
+
+    def _report(self) -> None:
+        while not self._stop.is_set():
+            self._parts.reporter.step()
+            busy = self._parts.board.records.one(Kind.OPERATION) is not None
+            self._stop.wait(BUSY_LOOK_S if busy else self._parts.probe_interval_s / 2)
+
+    def _watch_deaths(self) -> None:
+        while not self._stop.is_set():
+            if not self._parts.deaths.step(0.5):
+                self._stop.wait(0.05)
+
+    def _keep(self) -> None:
+        parts = self._parts
+        while not self._stop.is_set():
+            began_s = boottime_s()
+            parts.keeper.wake.clear()
+            parts.keeper.step()
+            if parts.keeper.state.deadline_s is not None:
+                parts.board.wake.set()
+            parts.keeper.wake.wait(max(0.01, parts.renew_s - (boottime_s() - began_s)))
+
+    def _watch_ruleset(self) -> None:
+        """A flushed table is an open port: the keeper puts it back at once, not only at the next renewal (G3)."""
+        watch = RulesetWatch()
+        try:
+            while not self._stop.is_set():
+                if watch.wait(0.5):
+                    self._parts.keeper.check_gate()
+        finally:
+            watch.close()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._parts.probe_interval_s):
+            self._parts.heart.beat()
+
+    def _ward(self) -> None:
+        board = self._parts.board
+        while not self._stop.is_set():
+            board.wake.clear()
+            self._parts.warden.step()
+            board.wake.wait(0.1)
+
+    def _remember_seal(self) -> None:
+        remembered = self._parts.memory.now
+        if remembered.frozen and remembered.frozen_against:
+            self._parts.sealer.seal(remembered.frozen_against, self._parts.port)
+            log.warning("still frozen for epoch %d against %s", remembered.frozen, remembered.frozen_against)
+
+    # --- the local socket --------------------------------------------------------------------------------------------
+    def handle(self, verb: str, fields: dict[str, object]) -> tuple[str, dict[str, object]]:
+        """One verb of remote/verbs.py, from the host agent or from this host's own commands."""
+        parts = self._parts
+        if verb == "status":
+            return parts.board.own.says, self._facts()
+        if verb == "fence":
+            return self._fence(int(str(fields["closes"])))
+        if verb == "vip-take":
+            evidence = parts.warden.take_vip(int(str(fields["epoch"])))
+            return evidence, self._facts()
+        if verb == "vip-drop":
+            return self._drop_vip(int(str(fields["closes"])))
+        if verb == "checkpoint":
+            parts.warden.checkpoint()
+            return "checkpoint done", {}
+        if verb == "release":
+            return self._release()
+        if verb == "arm":
+            parts.memory.change(released=False)
+            parts.board.wake.set()
+            return "armed again: the gate comes back with the next renewal", self._facts()
+        raise Refused(f"the guardian does not know {verb!r}")
+
+    def _facts(self) -> dict[str, object]:
+        parts = self._parts
+        processes = parts.instance.processes()
+        gate = parts.gate.adopt()
+        word = "none" if not gate.table else ("open" if gate.open else "shut")
+        return {
+            "guardian": True, "closed": parts.memory.now.closed, "gate": word, "processes": len(processes.all),
+            "main_pid": processes.main, "vip": parts.vip.held() if parts.vip else False,
+        }  # fmt: skip
+
+    def _fence(self, closes: int) -> tuple[str, dict[str, object]]:
+        """Obeyed unless a later epoch is proved here (G1)."""
+        facts = self._parts.board.facts()
+        if facts.proved and facts.epoch > closes:
+            raise Refused(f"epoch {facts.epoch} is proved here; {closes} is over")
+        if closes <= self._parts.memory.now.closed and facts.role is Role.STANDBY:
+            return f"epoch {closes} was closed before; a standby runs here and is left alone", self._facts()
+        evidence = self._parts.fencer.fence(closes, "ordered over SSH")
+        return evidence, self._facts()
+
+    def _drop_vip(self, closes: int) -> tuple[str, dict[str, object]]:
+        facts = self._parts.board.facts()
+        if facts.proved and facts.epoch > closes:
+            raise Refused(f"epoch {facts.epoch} is proved here; {closes} is over")
+        self._parts.board.note(vip_wanted=False)
+        there = self._parts.vip.drop() if self._parts.vip else False
+        return ("VIP removed" if there else "VIP was not here"), self._facts()
+
+    def _release(self) -> tuple[str, dict[str, object]]:
+        try:
+            self._parts.memory.change(released=True)
+        except FailoverError as error:
+            log.error("released, but not remembered: %s", error)
+        self._parts.gate.release()
+        return "the gate is open for good; `failover-guardian arm` brings it back", self._facts()

@@ -1,0 +1,297 @@
+"""Does what the duty table says: one method for each duty, each idempotent, none of them deciding anything.
+
+The loop is level-triggered: it looks, does at most one duty, and looks again. Renewing the lease and noticing a death are other
+threads' work, so nothing here, however slow, holds up a fence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from failover.core.duty import Duty, LocalFacts, duty
+from failover.core.model import Grant, Handover, Receipt, Role, Seal, SyncSet
+from failover.core.plan import Create, Key, Kind, Swap, Write
+from failover.coordination.ledger import Ledger
+from failover.engines.base import LocalEngine, Upstream
+from failover.errors import FailoverError, Refused
+from failover.guardian.base import Instance, Sealer, Vip
+from failover.guardian.board import Board
+from failover.guardian.fencer import Fencer, Memory
+from failover.guardian.keeper import LeaseKeeper
+
+log = logging.getLogger("failover.guardian.warden")
+COMMIT_S = 1.0
+SQL_S = 2.0
+START_S = 60.0
+PROMOTE_S = 30.0
+CHECKPOINT_S = 15.0
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Everything on this host that the warden may use."""
+
+    engine: LocalEngine
+    instance: Instance
+    sealer: Sealer
+    vip: Vip | None
+    fencer: Fencer
+    keeper: LeaseKeeper
+    memory: Memory
+    port: int
+
+
+class Warden:
+    """One guardian's doer of duties. `step()` is called by one thread."""
+
+    def __init__(self, board: Board, ledger: Ledger, hands: Hands, look: Callable[[], None]) -> None:
+        self._board, self._ledger, self._hands, self._look = board, ledger, hands, look
+        self._me = board.identity.me
+        self._said: str | None = None
+        self._doers: dict[Duty, Callable[[LocalFacts], None]] = {
+            Duty.FENCE: self._fence, Duty.HAND_OVER: self._hand_over, Duty.GIVE_BACK: self._give_back,
+            Duty.SOFT_FENCE: self._soft_fence, Duty.START: self._start, Duty.PROMOTE: self._promote,
+            Duty.SERVE: self._serve, Duty.SEAL: self._seal, Duty.FOLLOW: self._follow, Duty.STAND_BY: self._stand_by,
+            Duty.HOLD: self._hold, Duty.WAIT: self._nothing, Duty.WATCH: self._nothing,
+        }  # fmt: skip
+
+    def step(self) -> None:
+        """Look once, do the one duty that holds. An error is logged once and looked at again at the next step."""
+        facts = self._board.facts()
+        row = duty(facts)
+        if row.says != self._said:
+            log.info("%s", row.says)
+            self._said = row.says
+            self._board.note(says=row.says)
+        try:
+            self._remember_epoch(facts)
+            self._doers[row.duty](facts)
+            self._forget_handover(facts)
+            self._settle_receipt()
+        except FailoverError as error:
+            text = f"{row.duty.value}: {error}"
+            if text != self._said:
+                log.warning("%s", text)
+                self._said = text
+
+    # --- disabling -----------------------------------------------------------------------------------------------
+    def _fence(self, facts: LocalFacts) -> None:
+        assert facts.grant is not None
+        claim = facts.grant.value.claim
+        if facts.grant.value.member == self._me:
+            closes = facts.epoch
+        elif claim and claim.old == self._me:
+            closes = claim.old_epoch
+        else:
+            closes = max(facts.epoch - 1, facts.served, facts.closed)
+        own = self._board.own
+        handed_over = own.handover_operation is not None
+        why = "handed over, shut down in order" if handed_over else "the grant was claimed"
+        self._hands.fencer.fence(closes, why, handed_over)
+        self._board.note(served=0, vip_wanted=False)
+        self._look()
+
+    def _soft_fence(self, facts: LocalFacts) -> None:
+        self._board.note(stopping=True, served=0, vip_wanted=False)
+        try:
+            self._hands.fencer.soft(facts.times.soft_fence_s)
+        finally:
+            self._board.note(stopping=False)
+        self._look()
+
+    def _hand_over(self, facts: LocalFacts) -> None:
+        """Writes stop at once; the database shuts down in order; the end of its log is reported. Done once per operation."""
+        assert facts.operation is not None
+        operation = facts.operation.value.id
+        own = self._board.own
+        if own.handover_operation != operation:
+            self._board.note(
+                handover_operation=operation, handover_since_s=facts.now_s, stopping=True, served=0, vip_wanted=False
+            )
+        if facts.running:
+            self._hands.keeper.suspend(None)
+            self._hands.fencer.quiesce()
+            budget_s = max(0.5, facts.switchover_deadline_s / 2)
+            stopped = self._hands.instance.stop("fast", budget_s)
+            self._look()
+            if not stopped:
+                return  # still at it: the deadline row gives writes back
+        control = self._hands.engine.control_state()
+        if control.clean and control.position is not None:
+            self._report(Handover(self._me, operation, "stopped", control.position.text(), control.detail))
+
+    def _give_back(self, facts: LocalFacts) -> None:
+        """Too late, and nobody claimed: the keeper renews *after* the deadline, and only under that word writes come back."""
+        assert facts.operation is not None
+        if not facts.running:
+            self._start(facts)
+        elif facts.proved and facts.role is Role.STANDBY:
+            self._promote(facts)
+        elif facts.proved and facts.role is Role.PRIMARY:
+            self._serve(facts)
+            if self._board.own.served == facts.epoch:
+                note = f"not through within {facts.switchover_deadline_s:.1f} s"
+                self._report(Handover(self._me, facts.operation.value.id, "given back", None, note))
+
+    def _report(self, handover: Handover) -> None:
+        stored = self._board.records.all(Kind.HANDOVER).get(self._me)
+        if stored is None or stored.value != handover:
+            self._put(Key(Kind.HANDOVER, self._me), handover, stored is not None)
+
+    def _forget_handover(self, facts: LocalFacts) -> None:
+        own = self._board.own
+        running = facts.operation.value.id if facts.operation else None
+        if own.handover_operation is not None and own.handover_operation != running:
+            self._board.note(handover_operation=None, handover_since_s=None, stopping=False)
+
+    # --- enabling, under my own proof ------------------------------------------------------------------------------
+    def _start(self, facts: LocalFacts) -> None:
+        """Always as a standby that receives from nobody; what it may follow is judged when it runs and its log is known."""
+        self._board.note(stopping=False)
+        self._hands.engine.isolate()
+        self._hands.instance.start_standby(START_S)
+        self._look()
+
+    def _promote(self, facts: LocalFacts) -> None:
+        assert facts.grant is not None
+        grant = facts.grant.value
+        self._hands.sealer.unseal()
+        if grant.minimum_position and not self._holds_minimum(grant.minimum_position):
+            self._board.note(rejoin="granted, but this member no longer has what it reported")
+            return
+        self._hands.engine.end_sessions(SQL_S)
+        sync = grant.sync[-1] if grant.sync else None
+        followers = [m.name for m in self._board.identity.members if m.name != self._me]
+        self._hands.engine.promote(sync if sync and sync.names else None, followers, PROMOTE_S)
+        self._look()
+        self._hands.keeper.open(grant.epoch)
+        self._board.note(served=grant.epoch, sealed_for=0, rejoin=None, applied_at=None)
+        self._hands.memory.change(frozen=0, frozen_against="")
+        log.warning("promoted under epoch %d", grant.epoch)
+
+    def _holds_minimum(self, text: str) -> bool:
+        position = self._hands.engine.parse_position(text)
+        return self._hands.engine.holds(position)
+
+    def _serve(self, facts: LocalFacts) -> None:
+        assert facts.grant is not None
+        if self._hands.keeper.open(facts.epoch) and facts.served != facts.epoch:
+            self._board.note(served=facts.epoch, rejoin=None)
+        self._keep_vip(facts)
+        if not self._board.own.prepared:
+            self._hands.engine.prepare(SQL_S)
+            self._board.note(prepared=True)
+        self._keep_sync(facts.grant.value)
+
+    def _keep_sync(self, grant: Grant) -> None:
+        """Step (2) of changing a sync set: apply the newest recorded pair, prove it, and say where the log stood then."""
+        newest = grant.sync[-1] if grant.sync else None
+        own, local = self._board.own, self._board.local
+        if own.applied_at is not None and own.applied_sync == newest and local is not None and _same(local.sync, newest):
+            return
+        wanted = newest if newest and newest.names else None
+        position = self._hands.engine.apply_sync(wanted, SQL_S)
+        self._board.note(applied_sync=newest, applied_at=position.text())
+        log.info("sync set in force: %s", ", ".join(wanted.names) if wanted else "nobody")
+        self._look()
+
+    def _keep_vip(self, facts: LocalFacts) -> None:
+        vip = self._hands.vip
+        if vip is None or self._board.own.served != facts.epoch:
+            return
+        if self._board.own.vip_wanted or vip.held():
+            self._board.note(vip_wanted=True)
+            vip.hold(self._vip_lifetime_s(facts), announce=False)
+
+    def _vip_lifetime_s(self, facts: LocalFacts) -> float:
+        return facts.times.lease_s if facts.paused else max(1.0, facts.lease.left_s(facts.now_s))
+
+    def take_vip(self, epoch: int) -> str:
+        """An order by the host agent, obeyed under our own proof only (G1). Raises Refused with the reason."""
+        facts = self._board.facts()
+        vip = self._hands.vip
+        if vip is None:
+            raise Refused("no VIP is configured")
+        if facts.epoch != epoch or not facts.proved or self._board.own.served != epoch or facts.role is not Role.PRIMARY:
+            raise Refused(f"not a proved primary under epoch {epoch} here (epoch {facts.epoch}, {facts.role.value})")
+        vip.hold(self._vip_lifetime_s(facts), announce=True)
+        self._board.note(vip_wanted=True)
+        return f"VIP taken under epoch {epoch}"
+
+    def checkpoint(self) -> None:
+        """Asked for before a planned stop; harmless."""
+        self._hands.engine.checkpoint(CHECKPOINT_S)
+
+    # --- a standby's duties ------------------------------------------------------------------------------------------
+    def _seal(self, facts: LocalFacts) -> None:
+        """Persist, then the kernel, then SQL; and only then say where the log ends (kernel-proved: no acknowledgement leaves)."""
+        assert facts.grant is not None and facts.grant.value.claim is not None
+        claim = facts.grant.value.claim
+        address = self._board.address_of(claim.old)
+        self._hands.memory.change(
+            frozen=facts.epoch, frozen_against=address, highest=max(self._hands.memory.now.highest, facts.epoch)
+        )
+        self._hands.sealer.seal(address, self._hands.port)
+        self._hands.engine.stop_receiving(SQL_S)
+        position = self._hands.engine.state(SQL_S).position
+        stored = self._board.records.all(Kind.SEAL).get(self._me)
+        self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), quiet=False), stored is not None)
+        self._board.note(sealed_for=facts.epoch)
+        log.info("sealed against %s for epoch %d at %s", claim.old, facts.epoch, position.text())
+
+    def _follow(self, facts: LocalFacts) -> None:
+        assert facts.grant is not None and facts.grant.value.member is not None
+        self._thaw()
+        primary = facts.grant.value.member
+        upstream = Upstream(primary, self._board.address_of(primary), self._hands.port, self._me)
+        self._hands.engine.follow(upstream, SQL_S)
+        self._board.note(rejoin=None, sealed_for=0)
+        log.info("following %s", primary)
+        self._look()
+
+    def _stand_by(self, facts: LocalFacts) -> None:
+        self._thaw()
+        if self._board.own.rejoin is not None or self._board.own.served:
+            self._board.note(rejoin=None, served=0)
+
+    def _thaw(self) -> None:
+        """Only a grant with a later epoch and a member un-freezes; the duty table has checked it."""
+        if self._hands.sealer.sealed() is not None:
+            self._hands.sealer.unseal()
+        if self._hands.memory.now.frozen:
+            self._hands.memory.change(frozen=0, frozen_against="")
+
+    def _hold(self, facts: LocalFacts) -> None:
+        if facts.role is Role.STANDBY:
+            self._board.note(
+                rejoin="diverged: it has log that the primary does not have; it needs a rewind or a reseed (playbooks/reseed.md)"
+            )
+
+    def _nothing(self, facts: LocalFacts) -> None:
+        """Waiting and watching need no hands."""
+
+    # --- records --------------------------------------------------------------------------------------------------------
+    def _remember_epoch(self, facts: LocalFacts) -> None:
+        if facts.epoch > self._hands.memory.now.highest:
+            self._hands.memory.change(highest=facts.epoch)
+
+    def _settle_receipt(self) -> None:
+        """The mailbox must hold what this host has proved; written until it is seen there."""
+        self.post_receipt(self._hands.fencer.owed())
+
+    def post_receipt(self, owed: Receipt) -> None:
+        stored = self._board.records.all(Kind.RECEIPT).get(self._me)
+        if owed.closes and (stored is None or stored.value.closes < owed.closes):
+            self._put(Key(Kind.RECEIPT, self._me), owed, stored is not None)
+
+    def _put(self, key: Key, value: object, exists: bool) -> None:
+        write: Write = Swap(key, value, None) if exists else Create(key, value)
+        self._ledger.commit([write], COMMIT_S)
+
+
+def _same(applied: SyncSet | None, wanted: SyncSet | None) -> bool:
+    mine = (applied.w, frozenset(applied.names)) if applied and applied.names else None
+    theirs = (wanted.w, frozenset(wanted.names)) if wanted and wanted.names else None
+    return mine == theirs

@@ -1,0 +1,234 @@
+"""What a person sees while the demo runs: plain lines, or on a terminal one live screen of the same facts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from time import strftime
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from failover.clock import boottime_s
+from failover.lab.acts import ACTS, Stage
+from failover.lab.commands import LabError
+from failover.lab.observed import MemberSeen, Seen, status
+from failover.lab.verdict import Limits, Row, median_outage_ms
+
+LOOK_S = 0.25
+ASK_S = 2.0  # `failoverctl status` costs a third of a second of one core: not more often, and never while measuring
+EVENTS = 8
+ROLES = ("controller", "guardian")
+
+
+class Screen:
+    """Plain lines, one per fact. Base of the live screen, and what a pipe or a CI log gets."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.rows: list[Row] = []
+
+    def says(self, text: str) -> None:
+        """One step, as it begins or ends."""
+        self.console.print(f"{strftime('%H:%M:%S')}  {text}", markup=False, highlight=False)
+
+    def add(self, row: Row) -> None:
+        """The result of one act."""
+        self.rows.append(row)
+        self.console.print(row_text(row))
+
+    def show(self, stage: Stage) -> None:
+        """The cluster is up; from here on it may be drawn."""
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.hide()
+
+    def hide(self) -> None:
+        """Back to plain lines."""
+
+
+class LiveScreen(Screen):
+    """Topology, writer, events and results, redrawn four times a second by a thread of its own."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._live: Live | None = None
+        self._stage: Stage | None = None
+        self._seen: Seen | None = None
+        self._asked_at = 0.0
+        self._now = ""
+        self._said: deque[str] = deque(maxlen=EVENTS)
+        self._logs: dict[Path, int] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def says(self, text: str) -> None:
+        self._now = text
+        self._said.append(f"{strftime('%H:%M:%S')} {text}")
+        if self._live is None:
+            super().says(text)
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def show(self, stage: Stage) -> None:
+        self._stage = stage
+        self._logs = {path: _size(path) for path in self._log_paths(stage)}
+        self._live = Live(self._draw(stage), console=self.console, auto_refresh=False, transient=True)
+        self._live.start(refresh=True)
+        self._thread = threading.Thread(target=self._run, args=(stage, self._live), daemon=True)
+        self._thread.start()
+
+    def hide(self) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join(timeout=20.0)
+        if self._live:
+            self._live.stop()
+            self._live = None
+            for row in self.rows:
+                self.console.print(row_text(row))
+
+    def _run(self, stage: Stage, live: Live) -> None:
+        while not self._stop.wait(LOOK_S):
+            if not stage.measuring.is_set() and boottime_s() - self._asked_at > ASK_S:
+                try:
+                    self._seen = status(stage.lab)
+                except LabError as error:
+                    self._said.append(str(error).splitlines()[0])
+                self._asked_at = boottime_s()
+            self._read_logs(stage)
+            live.update(self._draw(stage), refresh=True)
+
+    def _read_logs(self, stage: Stage) -> None:
+        for path, offset in self._logs.items():
+            if _size(path) <= offset:
+                continue
+            with path.open("rb") as log:
+                log.seek(offset)
+                fresh = log.read()
+            whole = fresh[: fresh.rfind(b"\n") + 1]
+            self._logs[path] = offset + len(whole)
+            host = path.parent.parent.name
+            self._said.extend(event_text(host, line) for line in whole.decode(errors="replace").splitlines())
+
+    @staticmethod
+    def _log_paths(stage: Stage) -> list[Path]:
+        return [host.log(role) for host in stage.members for role in ROLES]
+
+    def _draw(self, stage: Stage) -> RenderableType:
+        events = Text("\n".join(self._said), no_wrap=True, overflow="ellipsis")
+        parts: list[RenderableType] = [
+            Text(self._now, style="bold"),
+            topology(self._seen, stage),
+            meter(stage),
+            Panel(events, title="events", height=EVENTS + 2),
+        ]
+        return Group(*parts, *([results(self.rows)] if self.rows else []))
+
+
+def event_text(host: str, line: str) -> str:
+    """A daemon's log line (one JSON object) for people; anything else as it is."""
+    try:
+        said = json.loads(line)
+        return f"{said['ts'][11:19]} {host} {said['area']}: {said['event']}"
+    except (ValueError, TypeError, KeyError):
+        return f"{host} {line.strip()}"
+
+
+def topology(seen: Seen | None, stage: Stage) -> Table:
+    """Members as `failoverctl status` last told them; VIP and "takes writes" as the lab sees them at this moment."""
+    title = f"cluster orders, epoch {seen.epoch}, leader {seen.leader or 'none'}" if seen else "cluster orders"
+    if stage.measuring.is_set():
+        title += "  (role to note: as before the fault, nobody is asked while writes are measured)"
+    names = ["member", "VIP", "takes writes", "role", "gate", "streaming", "lag", "note"]
+    table = Table(*names, title=title, title_justify="left", expand=True)
+    holders, takers = stage.traffic.vip_holders(), stage.traffic.takers()
+    known = {member.name: member for member in seen.members} if seen else {}
+    for host in stage.members:
+        now = ["VIP" if host.name in holders else "", "yes" if host.name in takers else ""]
+        style = "green" if host.name in takers else ""
+        table.add_row(host.name, *now, *_told(known.get(host.name), seen.primary if seen else None), style=style)
+    return table
+
+
+def _told(member: MemberSeen | None, primary: str | None) -> list[str]:
+    """Role, gate, streaming, lag and note of one member."""
+    if member is None:
+        return [""] * 5
+    leads = member.name == primary
+    lag = "" if leads or member.lag_bytes is None else f"{member.lag_bytes / 1024:.0f} KiB"
+    streaming = "" if leads else "yes" if member.streaming else "no"
+    return [member.role, member.gate, streaming, lag, member.rejoin or "; ".join(member.problems)]
+
+
+def meter(stage: Stage) -> Text:
+    """What the application gets just now."""
+    rate = stage.traffic.writing_rate()
+    writes = stage.traffic.writes()
+    last = writes[-1] if writes else None
+    bad = last is not None and last.outcome != "ok"
+    blocks = "█" * round(rate / 4)
+    return Text.assemble(
+        ("writer through the VIP  ", "bold"), (f"{rate:4.0f} acknowledged/s ", "red" if bad else "green"), blocks
+    )
+
+
+def row_text(row: Row) -> Text:
+    """One result in one line."""
+    good = row.result == "ok"
+    text = (
+        f"{ACTS[row.act].title}: writes stopped for {row.outage_ms:.0f} ms, {row.acked} acknowledged, {row.lost} lost, "
+        f"two writers {row.dual_writer_ms:.0f} ms, primary now {row.promoted or 'nobody'}"
+    )
+    return Text.assemble(("ok   " if good else "FAIL ", "green" if good else "bold red"), text,
+                         "" if good else f": {row.result}")  # fmt: skip
+
+
+def results(rows: Sequence[Row]) -> Table:
+    """Every run so far."""
+    names = ["act", "outage ms", "acked", "lost", "two writers ms", "promoted", "VIP", "DNS", "notice", "result"]
+    table = Table(*names, title="results", title_justify="left", expand=True)
+    for row in rows:
+        flags = ["yes" if flag else "NO" for flag in (row.vip_ok, row.dns_ok, row.notified)]
+        style = "" if row.result == "ok" else "red"
+        table.add_row(
+            row.act, f"{row.outage_ms:.0f}", str(row.acked), str(row.lost), f"{row.dual_writer_ms:.0f}",
+            row.promoted or "nobody", *flags, row.result, style=style,
+        )  # fmt: skip
+    return table
+
+
+def verdict_table(rows: Sequence[Row], acts: Sequence[str], limits: Limits) -> Table:
+    """Medians against what is promised."""
+    times = ["median outage ms", "worst ms", "allowed median ms"]
+    table = Table("act", "runs", *times, "acknowledged", "lost", "two writers ms", title="verdict", title_justify="left")
+    for act in acts:
+        of_act = [row for row in rows if row.act == act]
+        value = median_outage_ms(rows, act)
+        table.add_row(
+            ACTS[act].title, str(len(of_act)), "-" if value is None else f"{value:.0f}",
+            f"{max((row.outage_ms for row in of_act), default=0):.0f}", f"{limits.of(act):.0f}",
+            str(sum(row.acked for row in of_act)), str(sum(row.lost for row in of_act)),
+            f"{sum(row.dual_writer_ms for row in of_act):.0f}",
+        )  # fmt: skip
+    return table
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,1 @@
+"""How a controller talks to the small agent on a database host: SSH with a forced command and a fixed verb grammar."""

@@ -1,0 +1,160 @@
+"""What SSH may run on a database host: a loop that reads requests, does the few things in `verbs.py`, and answers.
+
+It holds no power of its own: enabling verbs are handed to the guardian, which obeys under its own proof (G1). When the
+guardian is dead, one thing still works without it: `fence`, which closes the epoch on disk, flushes the gate and ends
+the database. The loop outlives garbage, and a fence once begun is finished even if the controller hangs up meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from failover import __version__
+from failover.clock import boottime_s
+from failover.errors import Unknown, Unreachable
+from failover.remote.guardian_socket import GuardianClient, answer_line
+from failover.remote.wire import Facts, LineReader, Reply
+
+_log = logging.getLogger("failover.hostagent")
+
+SOCKET_NAME = "guardian.sock"
+
+_IN_HAND_MAX = 16  # requests worked on at once; the loop reads no further until one is done
+_DRAIN_S = 60.0  # after the controller hung up: how long what was begun may take to end
+
+
+class Hands(Protocol):
+    """One method a verb; each returns (evidence, facts) or raises from `failover.errors`. Called from several threads.
+
+    Facts every implementation gives, and a controller checks:
+      status      guardian: bool, closed: int (epoch, on disk), gate: "open" | "shut" | "none", processes: int (all of
+                  the data directory), main_pid: int | null, vip: bool
+      fence       closed, gate, processes; read back *after* the work
+      vip-drop, vip-take   vip: bool; read back
+      may-start   may_start: bool
+    """
+
+    def hello(self) -> tuple[str, Facts]: ...
+
+    def status(self, cluster: str) -> tuple[str, Facts]: ...
+
+    def fence(self, cluster: str, closes: int) -> tuple[str, Facts]: ...
+
+    def vip_drop(self, cluster: str, closes: int) -> tuple[str, Facts]: ...
+
+    def vip_take(self, cluster: str, epoch: int) -> tuple[str, Facts]: ...
+
+    def checkpoint(self, cluster: str) -> tuple[str, Facts]: ...
+
+    def may_start(self, cluster: str) -> tuple[str, Facts]: ...
+
+
+def serve(stdin: BinaryIO, stdout: BinaryIO, hands: Hands) -> None:
+    """Answer requests until `stdin` ends; returns when all that was begun has ended, or after a minute.
+
+    Requests are worked on side by side: a `fence` does not wait behind a hung `status`; answers carry the request's id.
+    """
+    replies = _Replies(stdout)
+    free = threading.Semaphore(_IN_HAND_MAX)
+    begun: list[threading.Thread] = []
+
+    def work(line: bytes | None) -> None:
+        try:
+            replies.send(answer_line(line, lambda verb, fields: perform(hands, verb, fields)))
+        finally:
+            free.release()
+
+    for line in LineReader(stdin):
+        free.acquire()
+        thread = threading.Thread(target=work, args=(line,), name="request", daemon=True)
+        thread.start()
+        begun = [*(one for one in begun if one.is_alive()), thread]
+    until_s = boottime_s() + _DRAIN_S
+    for thread in begun:
+        thread.join(timeout=max(0.0, until_s - boottime_s()))
+
+
+def perform(hands: Hands, verb: str, fields: Facts) -> tuple[str, Facts]:
+    """The verb's method with its checked fields: `vip-drop` is `hands.vip_drop(cluster=..., closes=...)`."""
+    method: Callable[..., tuple[str, Facts]] = getattr(hands, verb.replace("-", "_"))
+    return method(**fields)
+
+
+class _Replies:
+    """Whole lines onto the one stream, from many threads. The work is done even if the controller went away."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, line: bytes) -> None:
+        try:
+            with self._lock:
+                self._stream.write(line)
+                self._stream.flush()
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed under us
+            _log.info("the controller went away before its answer: %s", error)
+
+
+class GuardianHands:
+    """Hands every verb to the cluster's guardian at `<run_dir>/<cluster>/guardian.sock`.
+
+    `offline(cluster, closes)` fences a host whose guardian does not answer: closes the epoch on disk, flushes the gate,
+    ends every database process, reads back, and returns (evidence, facts). A *hung* guardian gets it too: to disable
+    twice is to disable once. A guardian's refusal (it proved a later epoch) is final.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        offline: Callable[[str, int], tuple[str, Facts]],
+        answer_s: float = 3.0,
+        work_s: float = 20.0,
+    ) -> None:
+        self._run_dir = run_dir
+        self._offline = offline
+        self._answer_s = answer_s
+        self._work_s = work_s
+
+    def hello(self) -> tuple[str, Facts]:
+        clusters = sorted(found.parent.name for found in self._run_dir.glob(f"*/{SOCKET_NAME}"))
+        host = socket.gethostname()
+        return f"host agent {__version__} on {host}", {"version": __version__, "host": host, "clusters": clusters}
+
+    def status(self, cluster: str) -> tuple[str, Facts]:
+        try:
+            return self._ask(cluster, "status", {}, self._answer_s)
+        except Unreachable as error:
+            return str(error), {"guardian": False}
+
+    def fence(self, cluster: str, closes: int) -> tuple[str, Facts]:
+        try:
+            return self._ask(cluster, "fence", {"closes": closes}, self._answer_s)
+        except (Unreachable, Unknown) as error:
+            _log.warning("fencing %s without its guardian: %s", cluster, error)
+            evidence, facts = self._offline(cluster, closes)
+            return f"{evidence} (by the host agent: {error})", facts
+
+    def vip_drop(self, cluster: str, closes: int) -> tuple[str, Facts]:
+        return self._ask(cluster, "vip-drop", {"closes": closes}, self._answer_s)
+
+    def vip_take(self, cluster: str, epoch: int) -> tuple[str, Facts]:
+        return self._ask(cluster, "vip-take", {"epoch": epoch}, self._work_s)
+
+    def checkpoint(self, cluster: str) -> tuple[str, Facts]:
+        return self._ask(cluster, "checkpoint", {}, self._work_s)
+
+    def may_start(self, cluster: str) -> tuple[str, Facts]:
+        """The marker is the guardian's, made just before it starts the database and removed after."""
+        there = (self._run_dir / f"{cluster}.starting").exists()
+        says = "the guardian is starting" if there else "nobody but the guardian may start"
+        return f"{says} the database of {cluster}", {"may_start": there}
+
+    def _ask(self, cluster: str, verb: str, fields: Facts, deadline_s: float) -> Reply:
+        client = GuardianClient(self._run_dir / cluster / SOCKET_NAME)
+        return client.call(verb, {"cluster": cluster, **fields}, deadline_s)

@@ -1,0 +1,672 @@
+"""What every engine must do, shown on real servers. The next engine adds one `Lab` class and its name to `LABS`."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from failover.core.model import Role, SyncSet
+from failover.engines.base import LocalEngine, Prober, Upstream
+from failover.engines.lsn import parse_offset
+from failover.engines.pg_files import read_control, record_end
+from failover.engines.pg_probe import PostgresProber
+from failover.engines.postgresql import PostgresLocalEngine, slot_name
+from failover.errors import Corrupt, Refused, Unknown, Unreachable, WrongCredentials
+from failover.settings import Account, InstanceSettings
+from tests.support import postgres_server as pg
+
+pytestmark = pytest.mark.skipif(pg.missing() is not None, reason=pg.missing() or "")
+
+
+class PostgresLab:
+    """A primary db1, standbys on demand, and the product's two halves for each of them."""
+
+    def __init__(self, cluster: pg.PostgresCluster) -> None:
+        self.cluster = cluster
+        self.secrets = {}
+        for name, password in (pg.OPERATOR, pg.MONITOR, pg.REPLICATION):
+            path = cluster.root / f"{name}.secret"
+            path.write_text(password)
+            path.chmod(0o600)
+            self.secrets[name] = path
+        self.db1 = cluster.primary()
+        self.db1.sql("CREATE TABLE t (id int); GRANT ALL ON t TO app")
+
+    def engine(self, server: pg.PostgresServer, operator_secret: Path | None = None) -> PostgresLocalEngine:
+        instance = InstanceSettings(
+            port=server.port,
+            data_dir=server.data_dir,
+            bin_dir=pg.BIN_DIR,
+            provider="direct",
+            unit=None,
+            socket_dir=server.socket_dir,
+            os_user=pg.OS_USER,
+            database="postgres",
+        )
+        operator = Account("operator", operator_secret or self.secrets["operator"])
+        replication = Account("replicator", self.secrets["replicator"])
+        return PostgresLocalEngine(instance, operator, replication, "monitor", server.name, self.cluster.root)
+
+    def prober(self, server: pg.PostgresServer, password: str = pg.MONITOR[1]) -> PostgresProber:
+        return PostgresProber(server.address, server.port, "monitor", lambda: password, "postgres")
+
+    def upstream(self, of: pg.PostgresServer, for_member: str) -> Upstream:
+        return Upstream(of.name, of.address, of.port, slot_name(for_member))
+
+    def standby(self, name: str, of: pg.PostgresServer | None = None, *conf: str) -> pg.PostgresServer:
+        """A standby that streams from `of` through its own slot."""
+        upstream = of or self.db1
+        server = self.cluster.standby(name, upstream, *conf)
+        followers = [n for n, s in self.cluster.servers.items() if s not in (upstream, self.db1)]
+        self.engine(upstream).ensure_slots(followers, 2)
+        self.engine(server).follow(self.upstream(upstream, name), 2)
+        self.streams(server, upstream)
+        return server
+
+    def streams(self, server: pg.PostgresServer, upstream: pg.PostgresServer) -> None:
+        def there() -> bool:
+            state = self.engine(server).state(1)
+            return state.streaming and state.upstream == upstream.address
+
+        pg.until(there, what=f"{server.name} streaming from {upstream.name}")
+
+    def caught_up(self, server: pg.PostgresServer, upstream: pg.PostgresServer) -> None:
+        target = self.engine(upstream).state(1).position
+        pg.until(lambda: self.engine(server).holds(target), what=f"{server.name} at {target.text()}")
+
+
+LABS = {"postgresql": PostgresLab}
+
+
+@pytest.fixture(params=sorted(LABS))
+def lab(request: pytest.FixtureRequest) -> Iterator[PostgresLab]:
+    with pg.PostgresCluster() as cluster:
+        yield LABS[request.param](cluster)
+
+
+def took_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
+
+
+def in_background(work: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def commits_of_app(server: pg.PostgresServer, outcome: list[str]) -> threading.Thread:
+    """One client commit in the background; `outcome` says what the client was told."""
+
+    def commit() -> None:
+        try:
+            connection = server.connect("app")
+            connection.cursor().execute("INSERT INTO t VALUES (1)")
+            outcome.append("acknowledged" if not connection.notices else "acknowledged with a warning")
+        except psycopg2.Error:
+            outcome.append("error")
+
+    return in_background(commit)
+
+
+# --- what it says of itself -------------------------------------------------------------------------------------------
+
+
+def test_both_halves_have_the_promised_verbs(lab: PostgresLab) -> None:
+    engine: LocalEngine = lab.engine(lab.db1)
+    prober: Prober = lab.prober(lab.db1)
+    assert engine.parse_position(engine.state(1).position.text()) == engine.state(1).position
+    assert prober.fresh(1).alive
+
+
+def test_a_primary_and_its_standby_describe_themselves(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.engine(lab.db1).prepare(2)
+    lab.engine(lab.db1).heartbeat(4, 17, 2)
+    lab.caught_up(db2, lab.db1)
+    primary, standby = lab.engine(lab.db1).state(1), lab.engine(db2).state(1)
+    assert (primary.role, standby.role) == (Role.PRIMARY, Role.STANDBY)
+    assert primary.system_identifier == standby.system_identifier == lab.engine(db2).control_state().system_identifier
+    assert primary.attached == ("db2",)
+    assert standby.upstream == standby.configured_upstream == lab.db1.address
+    assert standby.streaming
+    assert standby.position.covers(primary.position)
+    pg.until(lambda: lab.engine(db2).state(1).heartbeat == (4, 17), what="the heartbeat replayed")
+    assert primary.sync is None and primary.waiting_for_sync == 0
+
+
+def test_a_standby_that_received_nothing_since_its_restart_still_knows_its_position(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    lab.caught_up(db2, lab.db1)
+    before = lab.engine(db2).state(1).position
+    lab.db1.kill()
+    db2.stop()
+    db2.start()
+    pg.until(lambda: lab.engine(db2).state(1).position.covers(before), what="the same position again")
+    assert lab.engine(db2).state(1).upstream is None
+
+
+def test_replay_that_is_paused_hides_nothing_that_was_received(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    db2.sql("SELECT pg_wal_replay_pause()")
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    lab.caught_up(db2, lab.db1)
+    state = lab.engine(db2).state(1)
+    assert state.replay_paused and state.replay_lag_bytes is not None and state.replay_lag_bytes > 1000
+
+
+def test_a_standby_that_crosses_to_the_next_timeline_keeps_all_it_stored(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    db3 = lab.standby("db3")
+    db3.sql("SELECT pg_wal_replay_pause()")
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 100)")
+    lab.caught_up(db3, lab.db1)
+    lab.caught_up(db2, lab.db1)
+    lab.db1.kill()
+    lab.engine(db2).promote(None, ["db3"], 5)
+    before = lab.engine(db3).state(1).position
+    assert before.history_id() == "1"
+    lab.engine(db3).follow(lab.upstream(db2, "db3"), 2)
+    db3.sql("SELECT pg_wal_replay_resume()")
+    lab.caught_up(db3, db2)
+    after = lab.engine(db3).state(1).position
+    assert after.history_id() == "2" and after.descends_from("1") and after.covers(before)
+
+
+def test_the_old_primary_is_not_covered_by_its_successor_if_it_wrote_on(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.engine(db2).promote(None, [], 5)
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    old, new = lab.engine(lab.db1).state(1).position, lab.engine(db2).state(1).position
+    assert not new.covers(old) and not old.covers(new) and new.bytes_behind(old) is None
+
+
+# --- heartbeats and sessions ------------------------------------------------------------------------------------------
+
+
+def test_heartbeats_are_pruned_and_wait_for_no_standby(lab: PostgresLab) -> None:
+    engine = lab.engine(lab.db1)
+    engine.prepare(2)
+    engine.prepare(2)
+    engine.apply_sync(SyncSet(1, ("nobody",)), 2)
+    for sequence in range(60):
+        engine.heartbeat(2, sequence, 1)
+    assert engine.state(1).heartbeat == (2, 59)
+    engine.heartbeat(3, 0, 1)
+    assert lab.db1.sql("SELECT epoch, sequence FROM failover.heartbeat") == [(3, 0)]
+
+
+def test_a_heartbeat_on_a_standby_is_refused(lab: PostgresLab) -> None:
+    lab.engine(lab.db1).prepare(2)
+    db2 = lab.standby("db2")
+    with pytest.raises(Refused):
+        lab.engine(db2).heartbeat(1, 1, 1)
+
+
+def test_end_sessions_spares_the_product_and_the_replication(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    clients = [lab.db1.connect("app") for _ in range(3)]
+    prober = lab.prober(lab.db1)
+    assert prober.kept(1).alive
+    assert lab.engine(lab.db1).end_sessions(2) >= 3
+    for client in clients:
+        with pytest.raises(psycopg2.Error):
+            client.cursor().execute("SELECT 1")
+    assert lab.db1.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'failover probe'") == [(1,)]
+    assert lab.engine(db2).state(1).streaming
+    prober.close()
+
+
+# --- promotion --------------------------------------------------------------------------------------------------------
+
+
+def test_promotion_takes_writes_on_a_new_timeline_with_its_sync_names_and_slots_set(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.caught_up(db2, lab.db1)
+    lab.db1.kill()
+    lab.engine(db2).promote(SyncSet(1, ("db3",)), ["db3"], 5)
+    state = lab.engine(db2).state(1)
+    assert state.role is Role.PRIMARY
+    assert state.position.history_id() == "2" and state.position.descends_from("1")
+    assert state.sync == SyncSet(1, ("db3",), "2")
+    assert db2.sql("SELECT slot_name, restart_lsn IS NOT NULL FROM pg_replication_slots") == [("failover_db3", True)]
+    outcome: list[str] = []
+    commits_of_app(db2, outcome)
+    pg.until(lambda: lab.engine(db2).state(1).waiting_for_sync == 1, what="the commit waiting for db3")
+    assert outcome == []
+    lab.engine(db2).promote(None, [], 5)
+    pg.until(lambda: outcome == ["acknowledged"], what="the commit released")
+
+
+@pytest.mark.parametrize("retry_interval", ["100ms", "5s"])
+def test_promotion_at_the_instant_of_the_primarys_death_does_not_sleep(lab: PostgresLab, retry_interval: str) -> None:
+    db2 = lab.standby("db2")
+    lab.caught_up(db2, lab.db1)
+    engine = lab.engine(db2)
+    db2.sql(f"ALTER SYSTEM SET wal_retrieve_retry_interval = '{retry_interval}'")
+    db2.sql("SELECT pg_reload_conf()")
+    lab.db1.kill()
+    started = time.perf_counter()
+    engine.promote(None, [], 8)
+    assert took_ms(started) < 1000
+
+
+def test_promotion_while_replay_is_paused_keeps_everything_received(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    db2.sql("SELECT pg_wal_replay_pause()")
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 500)")
+    lab.caught_up(db2, lab.db1)
+    lab.db1.kill()
+    started = time.perf_counter()
+    lab.engine(db2).promote(None, [], 5)
+    assert took_ms(started) < 1000
+    assert db2.sql("SELECT count(*) FROM t") == [(500,)]
+
+
+def test_promotion_is_not_held_up_by_a_reader_whose_lock_stops_replay(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2", None, "max_standby_streaming_delay = -1", "max_standby_archive_delay = -1")
+    reader = db2.connect()
+    reader.autocommit = False
+    reader.cursor().execute("SELECT count(*) FROM t")
+    lab.db1.sql("ALTER TABLE t ADD COLUMN x int")
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 10), 0")
+    lab.caught_up(db2, lab.db1)
+    pg.until(lambda: (lab.engine(db2).state(1).replay_lag_bytes or 0) > 0, what="replay held up")
+    lab.db1.kill()
+    started = time.perf_counter()
+    lab.engine(db2).promote(None, [], 5)
+    assert took_ms(started) < 1000
+    assert db2.sql("SELECT count(*) FROM t") == [(10,)]
+
+
+# --- following --------------------------------------------------------------------------------------------------------
+
+
+def test_the_password_is_in_a_file_of_the_databases_account_and_nowhere_else(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    passfile = lab.cluster.root / "db2.pgpass"
+    assert passfile.stat().st_mode & 0o777 == 0o600
+    assert passfile.stat().st_uid == db2.data_dir.stat().st_uid
+    assert pg.REPLICATION[1] in passfile.read_text()
+    assert pg.REPLICATION[1] not in (db2.data_dir / "postgresql.auto.conf").read_text()
+
+
+def test_following_what_is_followed_already_changes_nothing(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    receiver = db2.sql("SELECT pid FROM pg_stat_wal_receiver")
+    written = (db2.data_dir / "postgresql.auto.conf").stat().st_mtime_ns
+    lab.engine(db2).follow(lab.upstream(lab.db1, "db2"), 2)
+    assert (db2.data_dir / "postgresql.auto.conf").stat().st_mtime_ns == written
+    assert db2.sql("SELECT pid FROM pg_stat_wal_receiver") == receiver
+
+
+def test_the_third_member_follows_the_new_primary_without_a_restart(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    db3 = lab.standby("db3")
+    lab.caught_up(db2, lab.db1)
+    lab.caught_up(db3, lab.db1)
+    lab.db1.kill()
+    lab.engine(db2).promote(SyncSet(1, ("db3",)), ["db3"], 5)
+    outcome: list[str] = []
+    commits_of_app(db2, outcome)
+    pid = lab.engine(db3).main_pid()
+    lab.engine(db3).follow(lab.upstream(db2, "db3"), 2)
+    lab.streams(db3, db2)
+    pg.until(lambda: outcome == ["acknowledged"], what="the commit that waited for db3")
+    assert lab.engine(db3).main_pid() == pid
+    assert lab.engine(db3).state(1).position.history_id() == "2"
+
+
+def test_follow_and_isolate_also_work_on_a_stopped_server(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    engine = lab.engine(db2)
+    db2.stop()
+    engine.isolate()
+    engine.isolate()
+    db2.start()
+    assert engine.state(1).configured_upstream == ""
+    assert not engine.state(1).streaming
+    db2.stop()
+    engine.follow(lab.upstream(lab.db1, "db2"), 2)
+    db2.start()
+    lab.streams(db2, lab.db1)
+    settings = (db2.data_dir / "postgresql.auto.conf").read_text()
+    assert settings.count("primary_conninfo") == 1
+
+
+def test_a_standby_told_to_stop_receiving_stands_still(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.caught_up(db2, lab.db1)
+    engine = lab.engine(db2)
+    engine.stop_receiving(2)
+    engine.stop_receiving(2)
+    pg.until(lambda: engine.state(1).upstream is None, what="the receiver gone")
+    sealed = engine.state(1).position
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    beyond = lab.engine(lab.db1).state(1).position
+    assert engine.state(1).position == sealed
+    assert not engine.holds(beyond) and engine.holds(sealed)
+    assert sealed.bytes_behind(beyond) == engine.state(1).position.bytes_behind(beyond) != 0
+    assert engine.state(1).configured_upstream == ""
+
+
+# --- what a commit waits for ------------------------------------------------------------------------------------------
+
+
+def test_a_strict_commit_blocks_while_its_sync_member_is_gone(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    engine = lab.engine(lab.db1)
+    engine.apply_sync(SyncSet(1, ("db2",)), 2)
+    outcome: list[str] = []
+    commits_of_app(lab.db1, outcome).join(5)
+    assert outcome == ["acknowledged"]
+    db2.stop()
+    commits_of_app(lab.db1, outcome)
+    pg.until(lambda: engine.state(1).waiting_for_sync == 1, what="the commit waiting")
+    assert outcome == ["acknowledged"]
+    db2.start()
+    pg.until(lambda: outcome == ["acknowledged"] * 2, what="the commit released by db2")
+
+
+def test_a_sync_set_grows_and_shrinks_and_the_new_one_alone_counts(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    db3 = lab.standby("db3")
+    engine = lab.engine(lab.db1)
+    engine.apply_sync(SyncSet(1, ("db2",)), 2)
+    engine.apply_sync(SyncSet(1, ("db2", "db3")), 2)
+    db2.freeze()
+    outcome: list[str] = []
+    commits_of_app(lab.db1, outcome).join(5)
+    assert outcome == ["acknowledged"]  # db3 has it
+    barrier = engine.apply_sync(SyncSet(1, ("db2",)), 2)
+    commits_of_app(lab.db1, outcome)
+    pg.until(lambda: engine.state(1).waiting_for_sync == 1, what="the commit waiting for db2 alone")
+    lab.caught_up(db3, lab.db1)  # db3 has this one too, and may not release it
+    assert outcome == ["acknowledged"]
+    assert not engine.state(1).position.bytes_behind(barrier)
+    db2.thaw()
+    pg.until(lambda: outcome == ["acknowledged"] * 2, what="the commit released by db2")
+    engine.apply_sync(None, 2)
+    assert engine.state(1).sync is None
+
+
+def test_the_barrier_covers_every_commit_of_the_old_policy(lab: PostgresLab) -> None:
+    lab.standby("db2")
+    engine = lab.engine(lab.db1)
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    before = engine.state(1).position
+    barrier = engine.apply_sync(SyncSet(1, ("db2",)), 2)
+    assert barrier.covers(before)
+    assert engine.state(1).sync == SyncSet(1, ("db2",), "1")
+
+
+def test_a_walsender_stuck_under_the_old_set_keeps_the_change_unproved(lab: PostgresLab) -> None:
+    lab.standby("db2")
+    engine = lab.engine(lab.db1)
+    engine.apply_sync(SyncSet(1, ("db2",)), 2)
+    [(walsender,)] = lab.db1.sql("SELECT pid FROM pg_stat_replication")
+    os.kill(walsender, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unknown):
+            engine.apply_sync(SyncSet(1, ("db3",)), 0.5)
+    finally:
+        os.kill(walsender, signal.SIGCONT)
+    engine.apply_sync(SyncSet(1, ("db3",)), 2)
+
+
+def test_a_checkpointer_that_has_not_read_the_new_set_keeps_the_change_unproved(lab: PostgresLab) -> None:
+    engine = lab.engine(lab.db1)
+    [(checkpointer,)] = lab.db1.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    os.kill(checkpointer, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unknown):
+            engine.apply_sync(SyncSet(1, ("db2",)), 0.5)
+        outcome: list[str] = []
+        commits_of_app(lab.db1, outcome).join(5)
+        assert outcome == ["acknowledged"]  # although every new connection shows the new names
+    finally:
+        os.kill(checkpointer, signal.SIGCONT)
+    engine.apply_sync(SyncSet(1, ("db2",)), 2)
+
+
+@pytest.mark.parametrize("sync", [SyncSet(2, ("db2", "db3")), SyncSet(1, ()), SyncSet(0, ("db2",))])
+def test_a_sync_set_without_a_proof_is_refused(lab: PostgresLab, sync: SyncSet) -> None:
+    with pytest.raises(Refused):
+        lab.engine(lab.db1).apply_sync(sync, 2)
+
+
+def test_slots_are_exactly_those_asked_for(lab: PostgresLab) -> None:
+    engine = lab.engine(lab.db1)
+    lab.db1.sql("SELECT pg_create_physical_replication_slot('someone_elses')")
+    engine.ensure_slots(["db-2", "DB3"], 2)
+    engine.ensure_slots(["DB3"], 2)
+    names = lab.db1.sql("SELECT slot_name FROM pg_replication_slots ORDER BY 1")
+    assert names == [("failover_db3",), ("someone_elses",)]
+    with pytest.raises(Refused):
+        engine.ensure_slots(["db-2", "db_2"], 2)
+
+
+# --- files and processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("filler", [0, 5])
+def test_a_clean_stop_ends_where_the_standby_stands_and_needs_no_rewind(lab: PostgresLab, filler: int) -> None:
+    db2 = lab.standby("db2")
+    for _ in range(filler):  # moves the shutdown checkpoint about on its page
+        lab.db1.sql("SELECT pg_logical_emit_message(true, 'filler', repeat('x', 1009))")
+    lab.db1.stop()
+    control = lab.engine(lab.db1).control_state()
+    assert control.clean and control.position is not None
+    assert control.position.offset == lab.engine(db2).state(1).position.offset  # type: ignore[attr-defined]  # Lsn
+    assert lab.engine(db2).holds(control.position)
+    lab.engine(db2).promote(None, ["db1"], 5)
+    assert lab.engine(db2).state(1).position.covers(control.position)
+    db1 = lab.engine(lab.db1)
+    db1.arm_standby()
+    db1.arm_standby()
+    db1.follow(lab.upstream(db2, "db1"), 2)
+    lab.db1.start()
+    lab.streams(lab.db1, db2)
+    db2.sql("INSERT INTO t VALUES (42)")
+    lab.caught_up(lab.db1, db2)
+    assert db1.state(1).role is Role.STANDBY
+
+
+def test_the_end_of_every_record_in_a_real_log_is_computed_to_the_byte(lab: PostgresLab) -> None:
+    start = lab.engine(lab.db1).state(1).position
+    many = "SELECT pg_logical_emit_message(false, 'x', repeat('x', n * 7 % 12000)) FROM generate_series(1, 3500) n"
+    lab.db1.sql(many)
+    control = read_control(pg.BIN_DIR, lab.db1.data_dir)
+    where = [str(lab.db1.data_dir / "pg_wal"), "-s", start.text().split("@")[1]]
+    shown = subprocess.run([pg.BIN_DIR / "pg_waldump", "-p", *where], capture_output=True, text=True).stdout
+    found = re.findall(r"rec/tot\):\s*\d+/\s*(\d+), tx:\s*\d+, lsn: (\S+),", shown)
+    records = [(parse_offset(lsn), int(length)) for length, lsn in found]
+    at_page_end = 0
+    for (this, length), (following, _) in pairwise(records):
+        end = record_end(this, length, control.page_bytes, control.segment_bytes)
+        header = 40 if end % control.segment_bytes == 0 else 24
+        at_page_end += end % control.page_bytes == 0
+        assert end + (header if end % control.page_bytes == 0 else 0) == following
+    assert len(records) > 2500 and at_page_end > 0
+    assert records[0][0] // control.segment_bytes < records[-1][0] // control.segment_bytes
+
+
+def test_a_standby_that_missed_only_the_shutdown_checkpoint_does_not_hold_the_end(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.caught_up(db2, lab.db1)
+    lab.engine(db2).stop_receiving(2)
+    pg.until(lambda: lab.engine(db2).state(1).upstream is None, what="the receiver gone")
+    lab.db1.stop()
+    position = lab.engine(lab.db1).control_state().position
+    assert position is not None
+    assert not lab.engine(db2).holds(position)
+
+
+def test_a_stopped_standby_says_what_it_stores_and_a_crashed_server_says_nothing(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    db2.sql("SELECT pg_wal_replay_pause()")
+    lab.db1.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    lab.caught_up(db2, lab.db1)
+    stored = lab.engine(db2).state(1).position
+    db2.stop()
+    control = lab.engine(db2).control_state()
+    assert control.clean and control.position is not None
+    assert control.position.covers(stored) and stored.covers(control.position)
+    lab.db1.kill()
+    crashed = lab.engine(lab.db1).control_state()
+    assert not crashed.clean and crashed.position is None and crashed.detail == "in production"
+
+
+def test_no_database_is_corrupt(lab: PostgresLab) -> None:
+    engine = lab.engine(lab.db1)
+    lab.db1.kill()
+    (lab.db1.data_dir / "global" / "pg_control").unlink()
+    with pytest.raises(Corrupt):
+        engine.control_state()
+
+
+def test_a_crashed_primary_starts_as_a_standby_by_the_engines_command(lab: PostgresLab) -> None:
+    engine = lab.engine(lab.db1)
+    lab.db1.kill()
+    engine.arm_standby()
+    engine.isolate()
+    lab.db1.start(engine.start_command())
+    assert engine.state(1).role is Role.STANDBY
+    assert engine.main_pid() == lab.db1.main_pid
+    lab.db1.stop(engine.stop_signal("fast"))
+    lab.db1.start(engine.start_command())
+    lab.db1.stop(engine.stop_signal("immediate"))
+    assert engine.main_pid() is None
+
+
+def test_a_stale_pid_file_that_names_a_stranger_or_a_backend_names_no_server(lab: PostgresLab) -> None:
+    engine = lab.engine(lab.db1)
+    pid_file = lab.db1.data_dir / "postmaster.pid"
+    true_text = pid_file.read_text()
+    child = next(pid for pid in lab.db1.pids() if pid != lab.db1.main_pid)
+    for stranger in (os.getpid(), child, 1, 2**22 - 1):
+        pid_file.write_text(f"{stranger}\n")
+        assert engine.main_pid() is None
+    pid_file.write_text(true_text)
+    assert engine.main_pid() == lab.db1.main_pid
+
+
+# --- refusals and silence ---------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_not_a_death(lab: PostgresLab) -> None:
+    wrong = lab.cluster.root / "wrong.secret"
+    wrong.write_text("wrong")
+    wrong.chmod(0o600)
+    with pytest.raises(WrongCredentials):
+        lab.engine(lab.db1, wrong).state(1)
+    result = lab.prober(lab.db1, "wrong").fresh(1)
+    assert result.alive is None and result.detail.startswith("credentials refused")
+    assert "wrong" not in result.detail.removeprefix("credentials refused")
+
+
+def test_a_server_that_is_not_there_is_unreachable(lab: PostgresLab) -> None:
+    lab.db1.stop()
+    with pytest.raises(Unreachable):
+        lab.engine(lab.db1).state(1)
+    assert lab.prober(lab.db1).fresh(1).alive is False
+
+
+@pytest.mark.parametrize("budget_s", [0.1, 0.5])
+def test_a_frozen_server_costs_the_budget_and_no_more(lab: PostgresLab, budget_s: float) -> None:
+    prober, engine = lab.prober(lab.db1), lab.engine(lab.db1)
+    assert prober.kept(2).alive and prober.fresh(2).alive
+    lab.db1.freeze()
+    for look in (prober.kept, prober.kept, prober.fresh):
+        started = time.perf_counter()
+        result = look(budget_s)
+        assert result.alive is False
+        assert took_ms(started) < budget_s * 1000 + 100
+    started = time.perf_counter()
+    with pytest.raises(Unknown):
+        engine.state(budget_s)
+    assert took_ms(started) < budget_s * 1000 + 100
+    lab.db1.thaw()
+    assert prober.kept(2).alive and prober.fresh(2).alive
+    prober.close()
+
+
+def test_a_frozen_postmaster_behind_live_backends_shows_on_a_fresh_connection_only(lab: PostgresLab) -> None:
+    prober = lab.prober(lab.db1)
+    assert prober.kept(2).alive
+    os.kill(lab.db1.main_pid, signal.SIGSTOP)
+    assert prober.kept(0.5).alive
+    assert prober.fresh(0.5).alive is False
+    os.kill(lab.db1.main_pid, signal.SIGCONT)
+    prober.close()
+
+
+def test_the_kept_connection_sees_a_death_at_once_and_survives_being_ended(lab: PostgresLab) -> None:
+    prober = lab.prober(lab.db1)
+    assert prober.kept(1).alive
+    lab.db1.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'failover probe'")
+    assert prober.kept(1).alive
+    lab.db1.kill()
+    started = time.perf_counter()
+    assert prober.kept(1).alive is False
+    assert took_ms(started) < 100
+
+
+def test_a_probe_reports_role_position_epoch_and_whether_writes_would_pass(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.engine(lab.db1).prepare(2)
+    lab.engine(lab.db1).heartbeat(7, 1, 1)
+    lab.caught_up(db2, lab.db1)
+    primary, state = lab.prober(lab.db1).fresh(1), lab.engine(lab.db1).state(1)
+    assert (primary.role, primary.writable, primary.epoch) == (Role.PRIMARY, True, 7)
+    assert primary.system_identifier == state.system_identifier
+    assert primary.position is not None and state.position.covers(primary.position)
+    standby = pg.until(lambda: (seen := lab.prober(db2).fresh(1)).epoch == 7 and seen, what="the epoch replayed")
+    assert (standby.role, standby.writable) == (Role.STANDBY, False)
+    assert standby.position is not None and standby.position.history_id() == "1"
+    lab.db1.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+    lab.db1.sql("SELECT pg_reload_conf()")
+    pg.until(lambda: not lab.prober(lab.db1).fresh(1).writable, what="read-only seen")
+
+
+def test_a_server_with_no_connection_left_is_alive(lab: PostgresLab) -> None:
+    clients = []
+    with pytest.raises(psycopg2.OperationalError):
+        for _ in range(60):
+            clients.append(lab.db1.connect("app"))
+    result = lab.prober(lab.db1).fresh(1)
+    assert result.alive is True and result.role is Role.UNKNOWN
+    for client in clients:
+        client.close()
+
+
+def test_a_server_in_recovery_is_alive(lab: PostgresLab) -> None:
+    db2 = lab.cluster.standby("db2", lab.db1, "hot_standby = off", start=False)
+    db2.start(wait=False)
+    look = lab.prober(db2).fresh
+    result = pg.until(lambda: (seen := look(1)).alive and seen, what="an answer")
+    assert result.role is Role.RECOVERING
+    with pytest.raises(Unreachable):
+        lab.engine(db2).state(1)
+
+
+def test_a_door_that_opens_on_nothing_costs_the_budget(lab: PostgresLab) -> None:
+    with socket.socket() as listener:
+        listener.bind((lab.db1.address, 0))
+        listener.listen()
+        prober = PostgresProber(lab.db1.address, listener.getsockname()[1], "monitor", lambda: "x", "postgres")
+        started = time.perf_counter()
+        assert prober.fresh(0.3).alive is False
+        assert 290 < took_ms(started) < 400

@@ -1,0 +1,307 @@
+"""The lab itself: are these real, separate hosts, and does nothing of them stay behind?"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from failover.lab import Lab, LabError, LabOptions, leftovers
+from failover.lab.commands import run, wait
+from failover.lab.configuration import DNS, TSIG_NAME, VIP, ZONE
+from failover.lab.network import namespaces_of
+from failover.lab.processes import Process
+from failover.lab.services import ROLES
+
+HOLDER = """
+import signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits "ignore"
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from failover.lab import Lab, LabOptions
+lab = Lab.boot(LabOptions(daemons=False, members=("db1",)))
+print(lab.id, flush=True)
+threading.Event().wait(60)
+"""
+
+
+def zookeeper_mode(lab: Lab, name: str) -> str:
+    ask = "exec 3<>/dev/tcp/127.0.0.1/2181 && printf srvr >&3 && sed -n 's/^Mode: //p' <&3"
+    return lab.host(name).run(["bash", "-c", ask], check=False).stdout.strip()
+
+
+def streaming(lab: Lab) -> set[str]:
+    answer = lab.host("db1").psql("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")
+    return set(answer.split())
+
+
+def reaches(lab: Lab, source: str, address: str) -> bool:
+    ping = ["bash", "-c", f"timeout 0.5 bash -c '</dev/tcp/{address}/22'"]
+    return lab.host(source).run(ping, check=False).returncode == 0
+
+
+def processes_that_name(text: str) -> list[str]:
+    return [line for line in run(["ps", "-eo", "pid,args"]).stdout.splitlines() if text in line]
+
+
+# --- what adoption finds -------------------------------------------------------------------------------------------
+def test_boots_in_time(lab: Lab) -> None:
+    assert lab.timings["boot"] < 15.0, lab.timings
+
+
+def test_one_primary_and_two_standbys_that_stream_from_it(lab: Lab) -> None:
+    assert lab.primary() == "db1"
+    assert streaming(lab) == {"db2", "db3"}
+    assert lab.host("db1").psql("SHOW synchronous_standby_names") == "ANY 1 (db2, db3)"
+
+
+def test_a_commit_on_the_primary_is_on_a_standby(lab: Lab) -> None:
+    lab.host("db1").psql("CREATE TABLE seen (n int); INSERT INTO seen VALUES (7)", user="app", dbname="app")
+    try:
+        read = "SELECT n FROM seen"
+        lab.wait(lambda: lab.host("db3").psql(read, "app", "app", timeout_s=5.0) == "7", 5.0, "the row on db3")
+    finally:
+        lab.host("db1").psql("DROP TABLE seen", user="app", dbname="app")
+
+
+def test_the_application_logs_in_from_its_host_and_service_users_do_not(lab: Lab) -> None:
+    address = lab.host("db1").address
+    assert lab.app.psql("SELECT 1", "app", "app", address) == "1"
+    with pytest.raises(LabError, match="no pg_hba"):
+        lab.app.psql("SELECT 1", "failover_monitor", "postgres", address)
+    assert lab.host("db2").psql("SELECT 1", "failover_monitor", "postgres", address) == "1"
+
+
+def test_zookeeper_has_one_leader_and_two_followers(lab: Lab) -> None:
+    assert sorted(zookeeper_mode(lab, name) for name in ("db1", "db2", "db3")) == ["follower", "follower", "leader"]
+
+
+def test_the_configuration_is_one_that_the_product_accepts(lab: Lab) -> None:
+    program = "from failover.config import load; s = load(); print(s.profile, s.cluster().names, s.zookeeper.user)"
+    done = lab.host("db2").run([sys.executable, "-c", program], env={"PYTHONPATH": str(Path(__file__).parents[2])})
+    assert done.stdout.split("\n")[0] == "lan ('db1', 'db2', 'db3') failover"
+
+
+def test_ssh_admits_the_controllers_key_for_the_forced_command_only(lab: Lab) -> None:
+    ssh = ["ssh", "-v", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=3",
+           "-o", "UserKnownHostsFile=/etc/failover/known_hosts", "-i", lab.secrets.inside("ssh_key")]  # fmt: skip
+    done = lab.host("db1").run([*ssh, "root@10.77.0.12", "echo shell-$((40+2))"], check=False)
+    assert "Authenticated to 10.77.0.12" in done.stderr
+    assert "shell-42" not in done.stdout
+
+
+def test_the_forced_command_is_told_which_node_it_is(lab: Lab) -> None:
+    keys = lab.host("db2").directory / "ssh/authorized_keys"
+    text = keys.read_text()
+    keys.write_text(re.sub('command="[^"]*"', 'command="/usr/bin/env"', text))
+    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=/etc/failover/known_hosts",
+           "-i", lab.secrets.inside("ssh_key"), "root@10.77.0.12", "anything"]  # fmt: skip
+    try:
+        told = lab.host("db1").run(ssh).stdout.splitlines()
+    finally:
+        keys.write_text(text)
+    assert "FAILOVER_NODE=db2" in told and "FAILOVER_CONFIG=/etc/failover/failover.yml" in told
+
+
+def test_an_unpinned_host_key_is_refused(lab: Lab) -> None:
+    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile=/dev/null",
+           "-i", lab.secrets.inside("ssh_key"), "root@10.77.0.12"]  # fmt: skip
+    done = lab.host("db1").run(ssh, check=False)
+    assert "Host key verification failed" in done.stderr
+
+
+def test_the_name_is_served_and_changed_only_with_the_key(lab: Lab) -> None:
+    def ask() -> str:
+        return lab.app.run(["dig", "+short", f"@{DNS}", f"orders.{ZONE}"]).stdout.strip()
+
+    def update(address: str, key: str) -> int:
+        name = f"orders.{ZONE}"
+        lines = f"{key}server {DNS}\nzone {ZONE}\nupdate delete {name} A\nupdate add {name} 5 A {address}\nsend\n"
+        return lab.app.run(["nsupdate"], check=False, stdin=lines).returncode
+
+    key = f"key hmac-sha256:{TSIG_NAME} {lab.secrets.password('tsig')}\n"
+    assert ask() == VIP
+    assert update("10.77.0.12", "") != 0 and ask() == VIP
+    assert update("10.77.0.12", key) == 0 and ask() == "10.77.0.12"
+    assert update(VIP, key) == 0 and ask() == VIP
+
+
+def test_the_application_resolves_the_service_name(lab: Lab) -> None:
+    assert lab.app.run(["getent", "ahostsv4", f"orders.{ZONE}"]).stdout.split()[0] == VIP
+
+
+# --- separate hosts ------------------------------------------------------------------------------------------------
+def test_a_host_sees_only_its_own_processes_and_files(lab: Lab) -> None:
+    db1, db2 = lab.host("db1"), lab.host("db2")
+    assert db1.run(["pgrep", "-c", "-x", "java"]).stdout.strip() == "1"
+    db1.run(["touch", "/var/lib/failover/mine", "/run/mine", "/etc/mine"])
+    seen = db2.run(["ls", "/var/lib/failover/mine", "/run/mine", "/etc/mine"], check=False)
+    db1.run(["rm", "/var/lib/failover/mine", "/run/mine", "/etc/mine"])
+    assert seen.stdout == ""
+    assert not Path("/etc/mine").exists() and not Path("/run/mine").exists()
+    assert db1.run(["hostname"]).stdout.strip() == "db1"
+
+
+def test_nobody_but_root_reads_the_secrets(lab: Lab) -> None:
+    files = [p for p in lab.directory.rglob("*") if p.name in ("tsig", "ssh_key", "named.conf", "app", "zookeeper")]
+    assert any(p.is_file() for p in files)
+    nobody = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "cat"]
+    read = [p for p in files if p.is_file() and run([*nobody, str(p)], check=False).returncode == 0]
+    assert read == []
+
+
+def test_a_cut_cable_is_silence_until_it_is_healed(lab: Lab) -> None:
+    assert reaches(lab, "app", "10.77.0.13")
+    lab.cut("db3")
+    try:
+        assert not reaches(lab, "app", "10.77.0.13")
+        assert lab.host("db3").psql("SELECT 1") == "1"
+    finally:
+        lab.heal("db3")
+    lab.wait(lambda: reaches(lab, "app", "10.77.0.13"), 5.0, "db3 reachable again")
+    lab.wait(lambda: "db3" in streaming(lab), 15.0, "db3 streaming again")
+
+
+def test_killing_a_postmaster_spares_the_other_hosts_and_start_brings_it_back(lab: Lab) -> None:
+    db2 = lab.host("db2")
+    others = [lab.host(name).pid_of("postmaster") for name in ("db1", "db3")]
+    before = db2.pid_of("postmaster")
+    assert db2.kill("postmaster") == [before]
+    lab.wait(lambda: not db2.of_role("postgres_all"), 10.0, "no process left in db2's data directory")
+    after = db2.start("postmaster")
+    assert after != before
+    assert [lab.host(name).pid_of("postmaster") for name in ("db1", "db3")] == others
+    lab.wait(lambda: "db2" in streaming(lab), 10.0, "db2 streaming again")
+
+
+def test_a_frozen_database_answers_nobody_and_the_question_ends_at_its_deadline(lab: Lab) -> None:
+    db3 = lab.host("db3")
+    assert len(db3.kill("postgres_all", signal.SIGSTOP)) > 3
+    try:
+        with pytest.raises(LabError, match="no end after 1 s"):
+            db3.psql("SELECT 1", timeout_s=1.0)
+        assert not [p for p in db3.processes() if p.argv[0] == "psql"]
+    finally:
+        db3.kill("postgres_all", signal.SIGCONT)
+    assert db3.psql("SELECT 1") == "1"
+
+
+def test_a_reseeded_member_streams_again(lab: Lab) -> None:
+    marker = lab.host("db3").data_dir
+    assert marker is not None
+    (marker / "old").touch()
+    lab.reseed("db3")
+    assert not (marker / "old").exists()
+    lab.wait(lambda: "db3" in streaming(lab), 10.0, "db3 streaming again")
+
+
+def test_a_service_that_ends_at_once_is_reported_with_its_log(lab: Lab) -> None:
+    db1 = lab.host("db1")
+    db1.stop("sshd")
+    config = db1.directory / "ssh/sshd_config"
+    text = config.read_text()
+    config.write_text("NoSuchOption yes\n")
+    try:
+        with pytest.raises(LabError, match="NoSuchOption"):
+            db1.start("sshd")
+    finally:
+        config.write_text(text)
+        db1.start("sshd")
+
+
+@pytest.mark.parametrize(
+    ("argv", "role"),
+    [
+        (("/x/bin/python3", "/x/bin/failover-guardian", "run", "--cluster", "orders"), "guardian"),
+        (("/x/bin/python3", "/x/bin/failover-guardian", "release"), None),
+        (("/x/bin/python3", "/x/bin/failoverd"), "controller"),
+        (("/x/bin/python3", "/x/bin/failoverctl", "status"), None),
+        (("tail", "-f", "-n", "5", "failoverd"), None),
+    ],
+)
+def test_our_daemons_are_told_apart_from_their_tools(argv: tuple[str, ...], role: str | None) -> None:
+    process = Process(1, 0, argv, "/usr/bin/python3", None)
+    told = [name for name in ("guardian", "controller") if ROLES[name].matches(process, None)]
+    assert told == ([role] if role else [])
+
+
+# --- and nothing stays ---------------------------------------------------------------------------------------------
+@pytest.fixture
+def holder(machine: None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another program with a lab of its own (one member), and that lab's id."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+            process.wait(10)
+            leftovers.remove()
+
+
+def left_of(lab_id: str) -> list[str]:
+    directories = [str(p) for p in leftovers.ROOT.glob(f"{leftovers.PREFIX}{lab_id}")]
+    return [*namespaces_of(lab_id), *directories, *processes_that_name(f"{leftovers.PREFIX}{lab_id}")]
+
+
+def test_two_labs_use_the_same_addresses_and_never_meet(lab: Lab, holder: tuple[subprocess.Popen[str], str]) -> None:
+    identify = "SELECT system_identifier FROM pg_control_system()"
+    mine = lab.app.psql(identify, "app", "app", "10.77.0.11")
+    with Lab.boot(LabOptions(daemons=False, members=("db1",), replication="async")) as second:
+        theirs = second.app.psql(identify, "app", "app", "10.77.0.11")
+        assert mine != theirs
+        assert left_of(holder[1]), "a boot must not touch a living lab"
+        name = second.id
+    assert left_of(name) == []
+    assert lab.app.psql(identify, "app", "app", "10.77.0.11") == mine
+
+
+def test_what_a_killed_holder_left_is_gone_after_the_next_boot(holder: tuple[subprocess.Popen[str], str]) -> None:
+    process, lab_id = holder
+    process.kill()
+    process.wait(10)
+    assert len(left_of(lab_id)) > 5, "the hosts outlive their holder, or this test shows nothing"
+    assert lab_id in leftovers.remove()
+    assert left_of(lab_id) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_lab_in_order(holder: tuple[subprocess.Popen[str], str], number: signal.Signals) -> None:
+    process, lab_id = holder
+    process.send_signal(number)
+    process.wait(15)
+    assert left_of(lab_id) == []
+
+
+def test_a_boot_that_fails_leaves_nothing(machine: None) -> None:
+    said: list[str] = []
+
+    def stop_in_the_middle(line: str) -> None:
+        said.append(line)
+        if "switch" in line:
+            raise LabError("enough")
+
+    before = set(leftovers.ROOT.glob(f"{leftovers.PREFIX}*"))
+    with pytest.raises(LabError, match="enough"):
+        Lab.boot(LabOptions(daemons=False, members=("db1",)), stop_in_the_middle)
+    assert set(leftovers.ROOT.glob(f"{leftovers.PREFIX}*")) == before
+
+
+def test_a_crashed_host_comes_back_with_its_data_and_without_its_virtual_address(lab: Lab) -> None:
+    db3 = lab.host("db3")
+    db3.run(["ip", "addr", "add", f"{VIP}/32", "dev", "eth0"])
+    assert db3.has_vip()
+    lab.crash("db3")
+    assert not db3.is_up and not db3.has_vip() and not reaches(lab, "app", "10.77.0.13")
+    lab.boot_host("db3")
+    assert db3.addresses() == ("10.77.0.13",)
+    (db3.data_dir or Path()).joinpath("postmaster.pid").unlink(missing_ok=True)
+    db3.start("postmaster")
+    lab.wait(lambda: "db3" in streaming(lab), 15.0, "db3 streaming again")
+    wait(lambda: zookeeper_mode(lab, "db3") == "follower", 15.0, "db3's ZooKeeper follows")
