@@ -145,31 +145,47 @@ def _local(verb: str, config: Path | None, cluster: str | None) -> None:
 @click.argument("verb", default="serve")
 @config_option
 @cluster_option
-def hostagent(verb: str, config: Path | None, cluster: str | None) -> None:
-    """failover-hostagent: what SSH may run on a database host (forced command), and the `may-start` check of the unit."""
+@click.option("--run-dir", type=click.Path(path_type=Path), envvar="FAILOVER_RUN_DIR", default=Path("/run/failover"),
+              show_default=True, help="as `run_dir` in the configuration")  # fmt: skip
+def hostagent(verb: str, config: Path | None, cluster: str | None, run_dir: Path) -> None:
+    """failover-hostagent: what SSH may run on a database host (forced command), and the `may-start` check of the unit.
+
+    It starts in a tenth of a second because every controller starts one on every host: the configuration is read only when
+    no guardian answers and the agent must fence alone.
+    """
 
     def work() -> None:
-        from failover.bootstrap import fence_alone
-        from failover.config import load, node_name
-        from failover.guardian.providers import may_start
-        from failover.logs import setup
-        from failover.remote.hostagent import GuardianHands, serve
-
-        settings = load(config)
-        setup("warning", node=node_name())
         if verb == "may-start":
-            name = settings.cluster(cluster).name
-            if not may_start(settings.run_dir / name, name):
-                raise Refused(f"only the guardian starts the database of {name}: use `failoverctl`, or stop the guardian first")
-            return
-        if verb != "serve":
+            _may_start(config, cluster)
+        elif verb == "serve":
+            _serve_agent(config, run_dir)
+        else:
             raise Refused(f"no verb {verb!r}; there are: serve, may-start")
-        hands = GuardianHands(
-            settings.run_dir, lambda name, closes: fence_alone(settings, settings.cluster(name), node_name(), closes)
-        )
-        serve(sys.stdin.buffer, sys.stdout.buffer, hands)
 
     _or_exit(work)
+
+
+def _may_start(config: Path | None, cluster: str | None) -> None:
+    from failover.config import load
+    from failover.guardian.providers import may_start
+
+    settings = load(config)
+    name = settings.cluster(cluster).name
+    if not may_start(settings.run_dir / name, name):
+        raise Refused(f"only the guardian starts the database of {name}: use `failoverctl`, or stop the guardian first")
+
+
+def _serve_agent(config: Path | None, run_dir: Path) -> None:
+    from failover.remote.hostagent import GuardianHands, serve
+
+    def alone(name: str, closes: int) -> tuple[str, dict[str, object]]:
+        from failover.bootstrap import fence_alone
+        from failover.config import load, node_name
+
+        settings = load(config)
+        return fence_alone(settings, settings.cluster(name), node_name(), closes)
+
+    serve(sys.stdin.buffer, sys.stdout.buffer, GuardianHands(run_dir, alone))
 
 
 if __name__ == "__main__":

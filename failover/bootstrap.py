@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -251,13 +251,19 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     board.bind(lambda: keeper.state, lambda: (memory.now.closed, memory.now.frozen, memory.now.released))
     reporter = Reporter(board, ledger, local, instance, gate, vip, keeper, timings.probe_bound_s)
     hands = Hands(local, instance, sealer, vip, fencer, keeper, memory, cluster.instance.port)
-    warden = Warden(board, ledger, hands, reporter.look)
+    heart = Heart(board, local, timings.probe_bound_s)
+    warden = Warden(board, ledger, hands, reporter.look, lambda: _each(heart.beat, reporter.step))
     deaths = Deaths(board, instance, fencer, lambda: warden.post_receipt(fencer.owed()), reporter.look)
     parts = Parts(
         board, ledger, mirror, gate, sealer, vip, instance, memory, keeper, fencer, warden, reporter,
-        Heart(board, local, timings.probe_bound_s), deaths, cluster.instance.port, timings.renew_s, timings.probe_interval_s,
+        heart, deaths, cluster.instance.port, timings.renew_s, timings.probe_interval_s,
     )  # fmt: skip
     return Guardian(parts)
+
+
+def _each(*acts: Callable[[], None]) -> None:
+    for act in acts:
+        act()
 
 
 def guarded_of(settings: Settings, cluster: ClusterSettings) -> Guarded:

@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from urllib.parse import SplitResult, urlsplit
 
 from failover import __version__
@@ -109,7 +108,7 @@ class _Post:
         threading.Thread(target=self._work, args=(result,), name="webhook", daemon=True).start()
         try:
             return result.result(timeout=budget_s)
-        except FutureTimeout as error:
+        except TimeoutError as error:
             self._hang_up()
             raise self._failed(TOO_LATE) from error
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 
 from failover.actuators.base import Seen
 from failover.actuators.fencing import Caller
@@ -80,7 +79,7 @@ class SshVip:
 def _reply(asked: Future[Reply], until_s: float) -> Reply | FailoverError:
     try:
         return asked.result(timeout=max(0.0, until_s - boottime_s()))
-    except FutureTimeout:
+    except TimeoutError:
         return Unknown("asked, no answer yet")
     except (Refused, Unreachable, Unknown, WrongCredentials) as error:
         return error

@@ -1,6 +1,6 @@
 """What this product needs of a coordination service, verb by verb.
 
-Two implementations pass one contract suite (tests/contract/test_coordinator.py): `zookeeper.py` (kazoo) and `memory.py`.
+One contract suite, tests/contract/test_coordinator.py, for `zookeeper.py` (kazoo), `memory.py` and `pinned.py`.
 Every write is one all-or-nothing `commit`, every call has a deadline, and a lost reply is `Unknown`, never "not done".
 """
 
@@ -17,8 +17,9 @@ from failover.errors import Conflict, Refused
 
 @dataclass(frozen=True)
 class Entry:
-    """One znode as read. `seen_at_s` is CLOCK_BOOTTIME of this process, taken after the reply that first showed this version.
+    """One znode as read.
 
+    `seen_at_s` is CLOCK_BOOTTIME of this process, taken after the reply that first showed this version.
     `mzxid` is the ensemble's number of the change that made this version: it tells a re-created znode from the old one
     (both may have version 0) and the newer of two servers' answers from the older.
     """
@@ -81,7 +82,7 @@ def refuse_oversize(ops: Sequence[Op]) -> None:
 class Committed:
     """A transaction that is known to have happened. `sent_at_s`: CLOCK_BOOTTIME just before it was sent (G2).
 
-    `versions[i]` is the new version of operation i's znode (0 for a create, the checked one for a check, -1 for a delete).
+    `versions[i]` is operation i's new znode version: 0 for a create, the checked one for a check, -1 for a delete.
     """
 
     sent_at_s: float
@@ -116,7 +117,7 @@ class Mirror(Protocol):
         ...
 
     def absent_zxid(self, path: str) -> int:
-        """As of which change of the ensemble `path` is known not to exist; 0 if it is in view or was never looked for."""
+        """As of which change of the ensemble `path` is known not to exist; 0 if it is in view or not looked for."""
         ...
 
     def close(self) -> None: ...
@@ -131,7 +132,7 @@ class Coordinator(Protocol):
         ...
 
     def start(self, deadline_s: float) -> None:
-        """Connect. Raises Unreachable if no server answers within `deadline_s`; the client keeps trying in the background."""
+        """Connect. Raises Unreachable if no server answers within `deadline_s`; the client keeps trying by itself."""
         ...
 
     def connected(self) -> bool: ...
@@ -166,7 +167,7 @@ class Coordinator(Protocol):
     def mirror(
         self, nodes: Sequence[str] = (), trees: Sequence[str] = (), changed: threading.Event | None = None
     ) -> Mirror:
-        """Keep single `nodes` and all direct children of every one of `trees` in view. Those that do not exist yet count.
+        """Keep single `nodes` and all direct children of each of `trees` in view, also those that do not exist yet.
 
         `changed` lets several mirrors wake one waiter; without it the mirror makes its own.
         """

@@ -2,7 +2,7 @@
 
 What stock kazoo 2.11 does otherwise, each read in its source and each decisive here:
 
-- A request made while the link is down waits in a queue and runs whenever the link is back, long after its caller gave up:
+- A request made while the link is down waits in a queue and runs when the link is back, long after its caller gave up:
   `Once` is sent at most once and never after `give_up`.
 - "Requests act as implicit pings": a client that sends often never pings, so it never notices a dead link.
   `Connection` counts how long an answer is owed.
@@ -10,8 +10,9 @@ What stock kazoo 2.11 does otherwise, each read in its source and each decisive 
 - The negotiated session time-out is a local variable, the zxid of a reply is dropped: `Connection` keeps both.
 - At level DEBUG it logs the password: the logger handed to it stays at ERROR whatever the root logger says.
 
-The private names used (`_connect`, `_invoke`, `_send_request`, `_read_socket`, `_read_response`, `_connect_attempt`, `_pending`,
-`_queue`) are covered by tests/contract/test_coordinator.py against a real server: a kazoo that changes them fails there.
+The private names used (`_expand_client_hosts`, `_connect_attempt`, `_connect`, `_invoke`, `_send_request`,
+`_read_socket`, `_read_response`, `_pending`, `_queue`) are exercised by tests/contract/test_coordinator.py against a
+real server: a kazoo that changes them fails there.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
-RECONNECT_PAUSE_S = 0.1  # between two rounds over all servers; a refused connection costs nothing, a silent one its time-out
-SILENCE_SHARE = 0.5  # of the session: so long nothing was heard, the other half is left to find another server
+RECONNECT_PAUSE_S = 0.1  # between two rounds over all servers
+SILENCE_SHARE = 0.5  # of the session; the other half is left to find another server
 _quiet = logging.getLogger("failover.coordination.kazoo")
 _quiet.setLevel(logging.ERROR)
 
 
 def acl_for(digest: tuple[str, str] | None) -> list[Any]:
-    """The ACL of every znode this product creates: all rights for the digest user and nobody else; without one, open."""
+    """The ACL of every znode we create: all rights for the digest user and nobody else; without one, open."""
     return [make_digest_acl(*digest, all=True)] if digest else list(OPEN_ACL_UNSAFE)
 
 
@@ -104,8 +105,8 @@ class Threads(SequentialThreadingHandler):  # type: ignore[misc]
             poller.register(sock, select.POLLIN)
         for sock in writes:
             poller.register(sock, select.POLLOUT)
-        # The loop waits on two sockets, for a time that kazoo draws between a sixth and 0.4 s: ours is fixed, so that an
-        # answer to a ping has as long every time. Every other wait is for one socket in the middle of a message.
+        # The loop waits on two sockets, for a time that kazoo draws by lot: ours is fixed, so that an answer to a ping
+        # has as long every time. Every other wait is for one socket in the middle of a message.
         wait_s = self.idle_s if len(reads) == 2 or timeout is None else timeout
         ready = {fileno for fileno, _ in poller.poll(math.ceil(wait_s * 1000))}
         return [s for s in reads if s.fileno() in ready], [s for s in writes if s.fileno() in ready], []

@@ -1,14 +1,14 @@
 """A picture of some znodes kept fresh by one-shot watches: one event, one read, one completion per change.
 
-kazoo's own recipes were read and not taken: DataWatch and ChildrenWatch block on its worker thread, TreeCache re-reads without
-telling when. Here every step is asynchronous. What makes it correct:
+kazoo's own recipes were read and not taken: DataWatch and ChildrenWatch block on its worker thread, TreeCache does not
+say what it has read over which session. Here every step is asynchronous. What makes it correct:
 
-- ZooKeeper answers one session in order, and kazoo completes in that order on one thread, so the last completion is the newest.
+- ZooKeeper answers one session in order and kazoo completes in that order on one thread: the last one is the newest.
 - A watch is set by the server together with the read that asks for it: no change falls between the two.
 - A lost connection drops all watches, so everything is read again on every reconnect, whatever came before.
 
 Threads: `_on_state` runs on kazoo's connection thread and sets flags; `_on_event`, `_read_all` on its watch thread and
-`_on_data`, `_on_absence`, `_on_listing` on its completion thread only send requests and change the picture under a short lock.
+`_on_data`, `_on_absence`, `_on_listing` on its completion thread send requests and change the picture, briefly locked.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class KazooMirror:
         self._changed.set()
 
     def _forget(self, path: str, losses: int, zxid: int) -> None:
-        """`path` does not exist as of `zxid`. A child is found again by its parent's listing, a single node by a watch."""
+        """`path` does not exist as of `zxid`. A child is found again by its parent's listing, a node by a watch."""
         with self._lock:
             if path not in self._nodes:
                 self._read_once(path, losses)
@@ -186,7 +186,8 @@ class KazooMirror:
             return
         with self._lock:
             to_read = names if every else names - self._names.get(tree, frozenset())
-            self._drop([path for path in self._children_in(self._entries, tree) if path.rpartition("/")[2] not in names])
+            shown = self._children_in(self._entries, tree)
+            self._drop([path for path in shown if path.rpartition("/")[2] not in names])
             self._names[tree], self._listed_zxid[tree] = names, result.zxid
             for path in self._children_in(self._absent_zxid, tree):
                 del self._absent_zxid[path]  # the listing says it better, or the read to come does

@@ -1,7 +1,7 @@
 """ZooKeeper's twin in memory, with hands to break it: for tests, and for the simulator, which also owns the clocks.
 
-Nothing here waits and no thread is started, with one exception: a call to a client that was frozen with `freeze` waits out its
-deadline in real time, as a call to a stopped server does. One lock makes every commit atomic.
+Nothing here waits and no thread is started, with one exception: a call to a client that was frozen with `freeze` waits
+out its deadline in real time, as a call to a stopped server does. One lock makes every commit atomic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from failover.coordination.base import (
     CheckOp,
     Committed,
     CreateOp,
-    DeleteOp,
     Entry,
     LostRace,
     Op,
@@ -65,8 +64,7 @@ class MemoryEnsemble:
     def expire_silent(self) -> tuple[int, ...]:
         """Expire every session whose client was cut off, frozen or closed for its whole session time. Returns them."""
         with self.lock:
-            now_s = self.clock()
-            late = tuple(s for c in self._clients for s in c.sessions_silent_at(now_s))
+            late = tuple(s for c in self._clients for s in c.sessions_silent_at(self.clock()))
             for session in late:
                 self.expire(session)
             return late
@@ -127,7 +125,7 @@ class MemoryEnsemble:
         if isinstance(op, SetOp):
             changes[op.path] = replace(found, data=op.data, version=found.version + 1, mzxid=self.zxid + 1)
             return found.version + 1
-        if any(path.rpartition("/")[0] == op.path and look(path) for path in {*self._nodes, *changes}):
+        if any(path.startswith(f"{op.path}/") and look(path) for path in {*self._nodes, *changes}):
             raise LostRace(index, op.path, "exists")
         changes[op.path] = None
         return -1
@@ -150,7 +148,7 @@ class _Stuck:
 
 
 class MemoryCoordinator:
-    """One client of a MemoryEnsemble; satisfies `base.Coordinator`. `cut`, `freeze`, `lose_reply` and `expire` break it."""
+    """One client of a MemoryEnsemble. Satisfies `base.Coordinator`; tests harm it by `cut`, `freeze`, `lose_reply`."""
 
     def __init__(self, ensemble: MemoryEnsemble, name: str, session_s: float, clock: Callable[[], float]) -> None:
         self._ensemble, self._name, self._session_s, self._clock = ensemble, name, session_s, clock
@@ -170,7 +168,7 @@ class MemoryCoordinator:
         self._down(_Link.CUT)
 
     def freeze(self) -> None:
-        """The server stops without a word: the client still thinks it is connected, commits are carried out at `thaw`."""
+        """The server stops without a word: the client thinks it is connected, commits are carried out at `thaw`."""
         self._down(_Link.SILENT)
 
     def heal(self) -> None:

@@ -72,8 +72,11 @@ class PinnedCoordinator:
         end_s = time.monotonic() + deadline_s
         error = Unreachable(f"{self._name}: no client")
         for lane in self._in_order():
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                break  # sending with no time to listen would only turn "not done" into "unknown"
             try:
-                return lane.client.commit(ops, max(end_s - time.monotonic(), 0.0))
+                return lane.client.commit(ops, left_s)
             except Unreachable as failed:
                 error = failed
         raise error
@@ -98,15 +101,15 @@ class PinnedCoordinator:
     def commit_any(self, ops: Sequence[Op], deadline_s: float) -> Committed:
         """Send the same commit through every connected client at once; the first acknowledgement counts.
 
-        ONLY for a commit that may happen several times, now and later: checks, and sets with version -1 of records that
-        nobody else writes. A renewal is one: `check(grant, v)` and `set(lease, ..., -1)`. A copy that is carried out late
-        does no harm, because it still needs the same grant.
+        ONLY for a commit that may happen several times, now and later: checks, and sets with version -1 of records
+        that nobody else writes. A renewal is one: `check(grant, v)` and `set(lease, ..., -1)`. A copy that is carried
+        out late does no harm, because it still needs the same grant.
 
         `sent_at_s` is that of the copy that was acknowledged. A client whose last copy is still outstanding is passed
-        over. Raises LostRace as soon as one client says so, without waiting for the rest: a check that failed fails for
-        every later copy, versions never go back. (An earlier copy may have been carried out: the caller looks again, G6.)
-        Otherwise, when all failed or `deadline_s` is over: Unknown if any copy may have happened, else the refusal a
-        client gave (WrongCredentials), else Unreachable.
+        over. Raises LostRace as soon as one client says so, without waiting for the rest: a check that failed fails
+        for every later copy, versions never go back. (An earlier copy may have been carried out: the caller looks
+        again, G6.) Otherwise, when all failed or `deadline_s` is over: Unknown if any copy may have happened, else the
+        refusal a client gave (WrongCredentials), else Unreachable.
         """
         refuse_oversize(ops)
         ops = tuple(ops)
@@ -228,8 +231,8 @@ class _Round(Generic[T]):
 class PinnedMirror:
     """The newest of what several servers say. Satisfies `base.Mirror`.
 
-    For each path the entry with the highest `mzxid` is shown, first seen when the first client saw it; it is gone as soon
-    as one client knows it to be absent as of a later change. So a server that was cut off cannot hold the picture back.
+    For each path the entry with the highest `mzxid` is shown, first seen when the first client saw it; it is gone as
+    soon as one client knows it to be absent as of a later change. So a cut-off server cannot hold the picture back.
     """
 
     def __init__(self, mirrors: Sequence[Mirror], changed: threading.Event) -> None:

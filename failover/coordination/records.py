@@ -11,8 +11,20 @@ from functools import cache
 from pydantic import TypeAdapter, ValidationError
 
 from failover.core.model import (
-    Answer, ControllerStatus, Grant, Handover, Lease, MemberStatus, Notice, Operation, Policy, Receipt, Request, Seal,
-    Step, Votes,
+    Answer,
+    ControllerStatus,
+    Grant,
+    Handover,
+    Lease,
+    MemberStatus,
+    Notice,
+    Operation,
+    Policy,
+    Receipt,
+    Request,
+    Seal,
+    Step,
+    Votes,
 )  # fmt: skip
 from failover.core.plan import Kind
 from failover.errors import Corrupt

@@ -1,4 +1,4 @@
-"""ZooKeeper through kazoo: every call bounded, refused at once while not connected, and honest about what is not known."""
+"""ZooKeeper through kazoo: every call bounded, refused at once while not connected, honest about what is not known."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ _BYSTANDERS = (RolledBackError, RuntimeInconsistency)  # operations before and a
 class ZooKeeperCoordinator:
     """One client, one session, of one ensemble or of one pinned server. Satisfies `base.Coordinator`.
 
-    `hosts` are "address:port"; `connect_timeout_s` bounds each attempt at one server; `digest` is (user, password): with it
-    every znode created is for that user alone. `session_s` is asked for, `negotiated_session_s()` is what was granted.
+    `hosts` are "address:port"; `connect_timeout_s` bounds an attempt at one server; `digest` is (user, password): with
+    it every znode created is for that user alone. `session_s` is asked for, `negotiated_session_s()` was granted.
     A silent server is given up after half of the granted session, also by a client that keeps sending.
     """
 
@@ -142,7 +142,7 @@ class ZooKeeperCoordinator:
                 self._client.stop()
                 self._client.close()
             except (KazooException, OSError) as error:
-                _log.warning("%s: closed without a goodbye (%s); the session ends by time-out", self._name, _said(error))
+                _log.warning("%s: closed without a goodbye: %s", self._name, _said(error))
 
     def _require_connection(self) -> None:
         if not self.connected():
@@ -161,7 +161,7 @@ class ZooKeeperCoordinator:
             raise Unreachable(f"{self._name}: {path}: {_said(error)}") from error
 
     def _judge(self, ops: Sequence[Op], answers: Sequence[Any]) -> tuple[int, ...]:
-        """The new versions, or the one operation that did not hold: the ensemble's definite answer, nothing was done."""
+        """The new versions, or which operation did not hold: the ensemble's definite answer, nothing was done."""
         for index, (op, answer) in enumerate(zip(ops, answers, strict=True)):
             if not isinstance(answer, Exception) or isinstance(answer, _BYSTANDERS):
                 continue

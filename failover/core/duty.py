@@ -14,7 +14,6 @@ from enum import Enum
 from failover.core.lease import LeaseState, LeaseTimes
 from failover.core.model import Grant, Mode, Operation, OperationKind, Policy, Position, Role, Stored
 
-
 GRANTED_BACK_AFTER_S = 3.0  # longer than any choice among live standbys takes
 
 
@@ -185,7 +184,7 @@ TABLE: tuple[Row, ...] = (
     Row(Duty.HOLD, lambda f: f.set_aside and not f.running, "in maintenance: not started by me"),
     Row(Duty.HOLD, lambda f: f.paused and not f.running, "paused: not started by me"),
     Row(Duty.SERVE, lambda f: f.proved and f.role is Role.PRIMARY, "primary under my own proof"),
-    Row(Duty.START, lambda f: f.mine and not f.running, "granted: starting, as a standby first"),
+    Row(Duty.START, lambda f: f.mine and not f.running and f.served != f.epoch, "granted: starting, as a standby first"),
     Row(Duty.PROMOTE, lambda f: f.proved and f.role is Role.STANDBY, "granted and proved: promoting"),
     Row(Duty.WAIT, lambda f: f.mine, "granted: waiting for the proof or the database"),
     Row(Duty.SEAL, lambda f: _must_seal(f) and f.sealed_for < f.epoch, "a claim is running: sealing against the old primary"),

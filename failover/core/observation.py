@@ -9,8 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from failover.core.model import (
-    Answer, ControllerStatus, Grant, Handover, Lease, MemberStatus, Notice, Operation, Policy, Position, Receipt, Request,
-    Seal, Stored, Votes,
+    Answer,
+    ControllerStatus,
+    Grant,
+    Handover,
+    Lease,
+    MemberStatus,
+    Notice,
+    Operation,
+    Policy,
+    Position,
+    Receipt,
+    Request,
+    Seal,
+    Stored,
+    Votes,
 )  # fmt: skip
 from failover.core.plan import Action, Outcome
 

@@ -6,8 +6,19 @@ from dataclasses import replace
 
 from failover.core.candidate import unfitness
 from failover.core.model import (
-    Answer, Grant, Maintenance, MemberStatus, Operation, OperationKind, Policy, Replication, Request, RequestKind, Role,
-    Stored, SyncSet,
+    Answer,
+    Grant,
+    Maintenance,
+    MemberStatus,
+    Operation,
+    OperationKind,
+    Policy,
+    Replication,
+    Request,
+    RequestKind,
+    Role,
+    Stored,
+    SyncSet,
 )  # fmt: skip
 from failover.core.observation import Observation
 from failover.core.plan import Check, Create, Key, Kind, Plan, Swap, Write

@@ -1,8 +1,7 @@
 """Where a PostgreSQL log ends: a byte position, its timeline, and the forks that led there.
 
 Two positions compare only if one lies on the other's history. A byte number alone says nothing: after a failover the
-old
-primary may stand at a higher number on a timeline that the cluster has left.
+old primary may stand at a higher number on a timeline that the cluster has left.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ class Lsn:
         return history == str(self.timeline) or any(history == str(tli) for tli, _ in self.switches)
 
     def covers(self, other: Position) -> bool:
-        """True if every byte of `other` is here. Timelines of one number that forked at different places do not
-        match.
+        """True if every byte of `other` is here. Timelines of one number that forked at different places do not match.
         """
         if not isinstance(other, Lsn) or not self._agrees_with(other):
             return False

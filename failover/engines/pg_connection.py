@@ -1,10 +1,9 @@
 """SQL with a deadline that holds against a frozen server.
 
 psycopg2's ordinary `connect` and `execute` block inside libpq where nothing can interrupt them: `statement_timeout`,
-keepalives and
-`tcp_user_timeout` together still hung 8 s on a stopped server, because its kernel went on acknowledging. So every
-connection here is
-asynchronous and this module polls it, never longer than the caller's deadline. Autocommit is implied.
+keepalives and `tcp_user_timeout` together still hung 8 s on a stopped server, because its kernel went on acknowledging.
+So every connection here is asynchronous and this module polls it, never longer than the caller's deadline. Autocommit
+is implied.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(?:=|\s)")
 
 @dataclass(frozen=True)
 class Control:
-    """The fields of `pg_controldata` that decide something. `checkpoint` is where the last checkpoint record
-    *starts*.
+    """The fields of `pg_controldata` that decide something. `checkpoint` is where the last checkpoint record *starts*.
     """
 
     system_identifier: str
@@ -75,11 +74,10 @@ def _control(fields: Mapping[str, str]) -> Control:
 def end_of_log(bin_dir: Path, data_dir: Path, control: Control) -> Lsn | None:
     """Where the log of a *cleanly stopped* server ends, or None if it was not.
 
-    A primary's log ends after its shutdown checkpoint, not where that record starts: a standby that has everything
-    but the
-    checkpoint stands exactly at its start. A standby's log may go on past what it replayed; where that cannot be read
-    the
-    answer is the lower bound that the control file promises. Raises Corrupt if the shutdown checkpoint is not there.
+    A primary's log ends after its shutdown checkpoint, not where that record starts: a standby that has everything but
+    the checkpoint stands exactly at its start. A standby's log may go on past what it replayed; where that cannot be
+    read the answer is the lower bound that the control file promises. Raises Corrupt if the shutdown checkpoint is not
+    there.
     """
     if control.state == _CLEAN_PRIMARY:
         start = control.checkpoint
@@ -101,8 +99,7 @@ def record_end(start: int, length: int, page_bytes: int, segment_bytes: int) -> 
     """The byte after a record of `length` bytes that starts at `start`, as PostgreSQL itself counts it.
 
     Records are padded to 8 bytes and interrupted by a header on each page they enter (longer on a segment's first
-    page). A
-    record that fills its page ends at the page's end, before the next header.
+    page). A record that fills its page ends at the page's end, before the next header.
     """
     at, left = start, (length + 7) & ~7
     while left > (room := page_bytes - at % page_bytes):
@@ -132,10 +129,9 @@ def main_pid(data_dir: Path, bin_dir: Path) -> int | None:
     """The postmaster of this data directory, or None.
 
     After a crash `postmaster.pid` may name a stranger, so the process must have this directory as its working
-    directory, run this
-    server's program, and not be the child of another such process (a backend that outlived its postmaster). The start
-    time in
-    the file is wall clock: after a step of the clock it would deny a live server, so it is not asked.
+    directory, run this server's program, and not be the child of another such process (a backend that outlived its
+    postmaster). The start time in the file is wall clock: after a step of the clock it would deny a live server, so it
+    is not asked.
     """
     try:
         pid = abs(int((data_dir / "postmaster.pid").read_text().split("\n", 1)[0]))

@@ -21,8 +21,7 @@ class PostgresProber:
     """Looks at the server at `address`:`port`. `options` are further libpq parameters, such as sslmode and sslrootcert.
 
     A position seen from afar carries no ancestors (they are in files), and none at all on a standby that receives
-    nothing, whose
-    timeline only the server's own host can tell.
+    nothing, whose timeline only the server's own host can tell.
     """
 
     def __init__(

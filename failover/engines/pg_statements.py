@@ -2,11 +2,18 @@
 
 SETTING = "SELECT current_setting(%s)"
 
+# Settings whose value in force, or in the files for the next reload, is not the wanted one.
+DIFFERS = """
+SELECT name FROM unnest(%s::text[], %s::text[]) AS wanted(name, value)
+ WHERE current_setting(name) <> value
+    OR (SELECT f.setting FROM pg_file_settings AS f WHERE f.name = wanted.name ORDER BY f.seqno DESC LIMIT 1) <> value
+"""
+
 STATE = """
 SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END,
        pg_last_wal_replay_lsn()::text,
-       r.status, r.received_tli, r.flushed_lsn::text, r.sender_host,
+       r.status, r.sender_host,
        current_setting('primary_conninfo'),
        current_setting('synchronous_standby_names'),
        (SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'IPC' AND wait_event = 'SyncRep'),
@@ -45,10 +52,13 @@ SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
    AND NOT (usename = %s AND application_name = %s) AND NOT (usename = %s AND application_name = %s)
 """
 
-PROMOTE = """
-SELECT CASE WHEN pg_is_in_recovery() AND pg_is_wal_replay_paused() THEN pg_wal_replay_resume() END,
-       CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END
+# Before a promotion: a paused replay looks for one only once a second, and afterwards may not be resumed.
+RESUME = """
+SELECT CASE WHEN pg_is_in_recovery() AND pg_is_wal_replay_paused() THEN pg_wal_replay_resume() END
 """
+
+# Not pg_promote(true): that one polls every 100 ms.
+PROMOTE = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END"
 
 PRIMARY_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 
@@ -69,7 +79,7 @@ SELECT pid FROM pg_stat_replication
 """
 
 CHECKPOINTER = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
-CHECKPOINTER_IDLE = "SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity WHERE pid = %s"
+WAIT_OF = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
 
 # For the monitor account: GREATEST skips a NULL; the receiver's timeline shows only to members of pg_read_all_stats.
 LOOK = """

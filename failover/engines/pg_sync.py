@@ -15,8 +15,7 @@ _NAME = re.compile(r'\s*("(?:[^"]|"")+"|[^\s",()]+)\s*(?:,|$)')
 
 
 def render(sync: SyncSet | None) -> str:
-    """The setting's text; None waits for nobody. Raises Refused for what the product has no proof for (w other than
-    1).
+    """The setting's text; None waits for nobody. Raises Refused for what the product has no proof for (w other than 1).
     """
     if sync is None:
         return ""

@@ -21,6 +21,7 @@ from failover.engines import pg_files, pg_probe, pg_statements, pg_sync
 from failover.engines.base import ControlState, LocalState, Upstream
 from failover.engines.lsn import Lsn, parse_offset
 from failover.engines.pg_connection import Row, Session
+from failover.engines.pg_reload import ReloadWatch
 from failover.errors import Corrupt, Refused, Unknown
 from failover.settings import Account, InstanceSettings
 
@@ -33,9 +34,8 @@ _POLL_S = 0.002
 _NUDGE_S = 0.02  # a promotion that is not through by then gets its obstacles removed again
 _HEARTBEATS_KEPT = 50
 # A promotion within some 5 ms of the death of the primary's connection sleeps this long in half of the runs, and a
-# standby
-# whose primary restarts in place reconnects only after it. The default is 5 s; each retry is one connect, so not much
-# less.
+# standby whose primary restarts in place reconnects only after it. The default is 5 s; each retry is one connect, so
+# not much less.
 _RETRY_INTERVAL = "100ms"
 _SLOT_PREFIX = "failover_"
 
@@ -65,9 +65,9 @@ class PostgresLocalEngine:
     # --- while it runs -----------------------------------------------------------------------------------------
 
     def state(self, budget_s: float) -> LocalState:
-        """One connection, in logical replication mode: it speaks SQL and also IDENTIFY_SYSTEM, which alone names the
-        timeline
-        that the position of a standby belongs to (SQL knows it only while a receiver runs).
+        """One connection, in logical replication mode: it speaks SQL and also IDENTIFY_SYSTEM.
+
+        That alone names the timeline a standby's position belongs to; SQL knows it only while a receiver runs.
         """
         with self._session(boottime_s() + budget_s, replication="database") as session:
             facts = session.run(pg_statements.STATE, [APPLICATION])[0]
@@ -100,9 +100,8 @@ class PostgresLocalEngine:
         """Repeatable: on a primary it only makes sure of sync names and slots.
 
         Sessions of readers are ended again and again until it is through: a lock that one of them holds stops replay,
-        and
-        with it promotion, for as long as `max_standby_streaming_delay` allows; lowering that does not end a wait that
-        has begun.
+        and with it promotion, for as long as `max_standby_streaming_delay` allows, and lowering that does not end a
+        wait that has begun.
         """
         deadline_s = boottime_s() + budget_s
         with self._session(deadline_s) as session:
@@ -143,14 +142,11 @@ class PostgresLocalEngine:
 
         1. A fresh connection shows the new text, so the postmaster has read it and has signalled all its children.
         2. Whether a commit waits at all is one flag in shared memory, set by the checkpointer alone; we see it asleep
-        with that
-           signal behind it (`_checkpointer_has_reloaded`).
+           with that signal behind it (`ReloadWatch`).
         3. Commits are released by walsenders. One may do so only while its `sync_priority` in shared memory is above
-        0, and
-           it counts only others above 0. We see no such walsender outside the new set: each has read the new text, or
-           was ended
-           by us. Those left are of the new set, and with w = 1 whoever they count is of the new set too, whichever
-           text they hold.
+           0, and it counts only others above 0. We see no such walsender outside the new set: each has read the new
+           text, or was ended by us. Those left are of the new set, and with w = 1 whoever they count is of the new
+           set too, whichever text they hold.
 
         For None, 1 and 2 are the whole proof: nobody waits. Raises Refused on a standby, Unknown if not proved in time.
         """
@@ -225,8 +221,8 @@ class PostgresLocalEngine:
         return Session(parameters, deadline_s)
 
     def _state(self, facts: Row, identity: Row, newest: list[Row]) -> LocalState:
-        standby, paused, replayed, status, tli, flushed, host, conninfo, names, waiting, attached, _ = facts
-        position = self._position(identity, tli, flushed)
+        standby, paused, replayed, status, host, conninfo, names, waiting, attached, _ = facts
+        position = self._position(identity)
         behind = max(0, position.offset - parse_offset(replayed)) if standby and replayed else None
         return LocalState(
             role=Role.STANDBY if standby else Role.PRIMARY,
@@ -243,33 +239,23 @@ class PostgresLocalEngine:
             waiting_for_sync=waiting,
         )
 
-    def _position(self, identity: Row, received_timeline: int | None, flushed: str | None) -> Lsn:
-        """The server's own pair (timeline, byte), or what its receiver has flushed if that lies further on the same
-        history.
-
-        The server names the timeline being *replayed*; a receiver may already have stored the next one.
+    def _position(self, identity: Row) -> Lsn:
+        """From IDENTIFY_SYSTEM: flushed on a primary; on a standby received, if on the timeline being replayed, or
+        replayed.
         """
         timeline, offset = int(identity[1]), parse_offset(identity[2])
-        own = Lsn(timeline, offset, pg_files.read_switches(self._instance.data_dir, timeline))
-        if received_timeline is None or flushed is None or received_timeline <= timeline:
-            return own
-        switches = pg_files.read_switches(self._instance.data_dir, received_timeline)
-        if not switches or parse_offset(flushed) < switches[-1][1]:
-            return own  # a receiver starts at the head of its segment, before the switch
-        received = Lsn(received_timeline, parse_offset(flushed), switches)
-        return received if received.covers(own) else own
+        return Lsn(timeline, offset, pg_files.read_switches(self._instance.data_dir, timeline))
 
     def _identity(self, deadline_s: float) -> Lsn:
         with self._session(deadline_s, replication="database") as session:
-            return self._position(session.run("IDENTIFY_SYSTEM")[0], None, None)
+            return self._position(session.run("IDENTIFY_SYSTEM")[0])
 
     def _set(self, session: Session, wanted: dict[str, str]) -> bool:
-        """ALTER SYSTEM what differs from the server's value, and reload. False, and nothing done, if nothing
-        differs.
+        """ALTER SYSTEM what differs from the server's value, and reload. False, and nothing done, if nothing differs.
         """
-        differs = {k: v for k, v in wanted.items() if session.value(pg_statements.SETTING, [k]) != v}
-        for name, value in differs.items():
-            statement = sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        differs = session.run(pg_statements.DIFFERS, [list(wanted), list(wanted.values())])
+        for (name,) in differs:
+            statement = sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(wanted[name]))
             session.run(statement)
         if differs:
             session.run("SELECT pg_reload_conf()")
@@ -283,25 +269,14 @@ class PostgresLocalEngine:
                     break
                 self._pause(fresh, "the new synchronous_standby_names is not read yet")
         with self._session(deadline_s) as session:
-            while not self._checkpointer_has_reloaded(session):
+            watch = ReloadWatch()
+            while not watch.proved(session):
                 self._pause(session, "the checkpointer has not read the new synchronous_standby_names")
             patience_s = boottime_s() + 10 * _NUDGE_S
             while sync is not None and (old := session.run(pg_statements.OLD_WALSENDERS, [list(sync.names)])):
                 if boottime_s() > patience_s:
                     session.run("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [[row[0] for row in old]])
                 self._pause(session, "a walsender of the old sync set has not ended")
-
-    def _checkpointer_has_reloaded(self, session: Session) -> bool:
-        """After a reload was signalled: True if the checkpointer sleeps at its main wait with no SIGHUP pending.
-
-        A signal is taken off the pending set only by a process that runs, its handler sets the latch, and with the
-        latch set it
-        does not sleep again before it has read the configuration. During a checkpoint it may take longer: then False.
-        """
-        pid = session.value(pg_statements.CHECKPOINTER)
-        if pid is None:
-            return False
-        return pg_files.asleep_without_hangup(pid) and session.value(pg_statements.CHECKPOINTER_IDLE, [pid]) is True
 
     def _make_slots(self, session: Session, members: Sequence[str]) -> None:
         names = [slot_name(member) for member in members]
@@ -310,14 +285,22 @@ class PostgresLocalEngine:
         session.run(pg_statements.MAKE_SLOTS, [names])
 
     def _leave_recovery(self, session: Session) -> None:
+        session.run(pg_statements.RESUME)
         nudge_s = boottime_s()
         while session.value("SELECT pg_is_in_recovery()"):
             if boottime_s() >= nudge_s:
                 self._terminate_clients(session)
-                # Asking again wakes a startup process that went to sleep on the first signal (see _RETRY_INTERVAL).
-                session.run(pg_statements.PROMOTE)
+                self._ask_to_promote(session)
                 nudge_s = boottime_s() + _NUDGE_S
             self._pause(session, "still in recovery")
+
+    def _ask_to_promote(self, session: Session) -> None:
+        """Asking again wakes a startup process that went to sleep on the first signal (see _RETRY_INTERVAL)."""
+        try:
+            session.run(pg_statements.PROMOTE)
+        except Refused:
+            if session.value("SELECT pg_is_in_recovery()"):
+                raise  # otherwise it left recovery between our look and our request
 
     def _terminate_clients(self, session: Session) -> set[int]:
         ours = [self._operator.name, APPLICATION, self._monitor, pg_probe.APPLICATION]

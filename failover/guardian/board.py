@@ -24,13 +24,14 @@ NOT_IN_VIEW = 2**62
 @dataclass(frozen=True)
 class Own:
     """What only this process can know about itself. `served`: the newest epoch under which it opened the port to writers;
-    `sealed_for`: the claim it has reported for; `rejoin`: why the member is not a standby in good standing, for people."""
+    `sealed_for`: the claim it has reported for; `fencing`: the epoch being closed right now, before the disk has it; `rejoin`: why the member is not a standby in good standing, for people."""
 
     served: int = 0
     sealed_for: int = 0
     handover_operation: str | None = None
     handover_since_s: float | None = None
     stopping: bool = False
+    fencing: int = 0
     vip_wanted: bool = False
     prepared: bool = False
     applied_sync: SyncSet | None = None
@@ -136,7 +137,7 @@ class Board:
             boottime_s(), identity.me, identity.times, identity.switchover_deadline_s, grant, operation, policy,
             self.running, local.role if local else (Role.UNKNOWN if self.running else Role.DOWN),
             self.member_at(local.configured_upstream) if local else None, local.position if local else None,
-            self._granted_position(records, grant), self._lease(), closed, self._receipted(records), frozen, own.sealed_for, own.served, released,
+            self._granted_position(records, grant), self._lease(), max(closed, own.fencing), self._receipted(records), frozen, own.sealed_for, own.served, released,
             own.handover_since_s, own.handover_operation,
         )  # fmt: skip
 

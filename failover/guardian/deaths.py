@@ -50,7 +50,7 @@ class Deaths:
             log.warning("the database ended (pid %d) while a person is at work here: noted only", pid)
             return
         log.error("the primary's main process ended (pid %d): fencing", pid)
-        self._board.note(served=0, vip_wanted=False, heartbeat_fails=0)
+        self._board.note(fencing=closes, served=0, vip_wanted=False, heartbeat_fails=0)
         try:
             self._fencer.fence(closes, f"the main process (pid {pid}) ended")
             self._post()

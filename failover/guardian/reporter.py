@@ -31,6 +31,7 @@ class Reporter:
         self._board, self._ledger, self._engine, self._instance = board, ledger, engine, instance
         self._gate, self._vip, self._keeper, self._budget_s = gate, vip, keeper, budget_s
         self._looking = threading.Lock()
+        self._publishing = threading.Lock()
         self._last: MemberStatus | None = None
         self._last_at_s = 0.0
         self._trouble: str | None = None
@@ -44,6 +45,10 @@ class Reporter:
     def step(self) -> None:
         """Look, and publish if something changed or the last word is a second old (others tell our silence by that)."""
         self.look()
+        with self._publishing:
+            self._publish()
+
+    def _publish(self) -> None:
         status = self.status()
         due = boottime_s() - self._last_at_s >= REFRESH_S
         if status == self._last and not due:
@@ -122,8 +127,14 @@ class Heart:
     def __init__(self, board: Board, engine: LocalEngine, budget_s: float) -> None:
         self._board, self._engine, self._budget_s = board, engine, budget_s
         self._sequence = 0
+        self._beating = threading.Lock()
 
     def beat(self) -> None:
+        """One row. Callable from any thread: a new primary beats at once, others wait for its first row."""
+        with self._beating:
+            self._beat()
+
+    def _beat(self) -> None:
         own, facts = self._board.own, self._board.facts()
         if own.served == 0 or not own.prepared or facts.role not in (Role.PRIMARY, Role.UNKNOWN) or not facts.running:
             if own.heartbeat_fails:

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from failover.coordination.base import LostRace
+from failover.coordination.ledger import Ledger
 from failover.core.duty import Duty, LocalFacts, duty
 from failover.core.model import Grant, Handover, Receipt, Role, Seal, SyncSet
-from failover.core.plan import Create, Key, Kind, Swap, Write
-from failover.coordination.ledger import Ledger
+from failover.core.plan import Create, Key, Kind, Swap
 from failover.engines.base import LocalEngine, Upstream
 from failover.errors import FailoverError, Refused
 from failover.guardian.base import Instance, Sealer, Vip
@@ -46,8 +47,11 @@ class Hands:
 class Warden:
     """One guardian's doer of duties. `step()` is called by one thread."""
 
-    def __init__(self, board: Board, ledger: Ledger, hands: Hands, look: Callable[[], None]) -> None:
-        self._board, self._ledger, self._hands, self._look = board, ledger, hands, look
+    def __init__(
+        self, board: Board, ledger: Ledger, hands: Hands, look: Callable[[], None], tell: Callable[[], None]
+    ) -> None:
+        """`look`: see the database anew now. `tell`: beat and publish now, others wait for it."""
+        self._board, self._ledger, self._hands, self._look, self._tell = board, ledger, hands, look, tell
         self._me = board.identity.me
         self._said: str | None = None
         self._doers: dict[Duty, Callable[[LocalFacts], None]] = {
@@ -138,7 +142,7 @@ class Warden:
     def _report(self, handover: Handover) -> None:
         stored = self._board.records.all(Kind.HANDOVER).get(self._me)
         if stored is None or stored.value != handover:
-            self._put(Key(Kind.HANDOVER, self._me), handover, stored is not None)
+            self._put(Key(Kind.HANDOVER, self._me), handover)
 
     def _forget_handover(self, facts: LocalFacts) -> None:
         own = self._board.own
@@ -150,6 +154,8 @@ class Warden:
     def _start(self, facts: LocalFacts) -> None:
         """Always as a standby that receives from nobody; what it may follow is judged when it runs and its log is known."""
         self._board.note(stopping=False)
+        if self._hands.instance.processes().all and not self._hands.instance.kill_all(SQL_S):
+            return  # orphans of a dead main process are still there; look again
         self._hands.engine.isolate()
         self._hands.instance.start_standby(START_S)
         self._look()
@@ -167,7 +173,8 @@ class Warden:
         self._hands.engine.promote(sync if sync and sync.names else None, followers, PROMOTE_S)
         self._look()
         self._hands.keeper.open(grant.epoch)
-        self._board.note(served=grant.epoch, sealed_for=0, rejoin=None, applied_at=None)
+        self._board.note(served=grant.epoch, sealed_for=0, rejoin=None, applied_at=None, prepared=True)
+        self._tell()
         self._hands.memory.change(frozen=0, frozen_against="")
         log.warning("promoted under epoch %d", grant.epoch)
 
@@ -189,7 +196,7 @@ class Warden:
         """Step (2) of changing a sync set: apply the newest recorded pair, prove it, and say where the log stood then."""
         newest = grant.sync[-1] if grant.sync else None
         own, local = self._board.own, self._board.local
-        if own.applied_at is not None and own.applied_sync == newest and local is not None and _same(local.sync, newest):
+        if local is None or (own.applied_at is not None and own.applied_sync == newest and _same(local.sync, newest)):
             return
         wanted = newest if newest and newest.names else None
         position = self._hands.engine.apply_sync(wanted, SQL_S)
@@ -236,8 +243,7 @@ class Warden:
         self._hands.sealer.seal(address, self._hands.port)
         self._hands.engine.stop_receiving(SQL_S)
         position = self._hands.engine.state(SQL_S).position
-        stored = self._board.records.all(Kind.SEAL).get(self._me)
-        self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), quiet=False), stored is not None)
+        self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), quiet=False))
         self._board.note(sealed_for=facts.epoch)
         log.info("sealed against %s for epoch %d at %s", claim.old, facts.epoch, position.text())
 
@@ -245,7 +251,7 @@ class Warden:
         assert facts.grant is not None and facts.grant.value.member is not None
         self._thaw()
         primary = facts.grant.value.member
-        upstream = Upstream(primary, self._board.address_of(primary), self._hands.port, self._me)
+        upstream = Upstream(primary, self._board.address_of(primary), self._hands.port)
         self._hands.engine.follow(upstream, SQL_S)
         self._board.note(rejoin=None, sealed_for=0)
         log.info("following %s", primary)
@@ -284,11 +290,16 @@ class Warden:
     def post_receipt(self, owed: Receipt) -> None:
         stored = self._board.records.all(Kind.RECEIPT).get(self._me)
         if owed.closes and (stored is None or stored.value.closes < owed.closes):
-            self._put(Key(Kind.RECEIPT, self._me), owed, stored is not None)
+            self._put(Key(Kind.RECEIPT, self._me), owed)
 
-    def _put(self, key: Key, value: object, exists: bool) -> None:
-        write: Write = Swap(key, value, None) if exists else Create(key, value)
-        self._ledger.commit([write], COMMIT_S)
+    def _put(self, key: Key, value: object) -> None:
+        """Write a record of our own, whether it exists or not: our picture of that may be behind."""
+        try:
+            self._ledger.commit([Swap(key, value, None)], COMMIT_S)
+        except LostRace as lost:
+            if lost.why != "missing":
+                raise
+            self._ledger.commit([Create(key, value)], COMMIT_S)
 
 
 def _same(applied: SyncSet | None, wanted: SyncSet | None) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
@@ -21,7 +22,7 @@ from failover.lab.commands import LabError
 from failover.lab.configuration import CLUSTER, DNS, ZONE
 from failover.lab.host import Host
 from failover.lab.lab import Lab
-from failover.lab.observed import Seen, status
+from failover.lab.observed import status
 from failover.lab.services import PGDATA, entry_point
 from failover.lab.traffic import DATABASE, Traffic
 from failover.lab.verdict import Row, Window, Write
@@ -31,6 +32,7 @@ NAME = f"orders.{ZONE}"
 RESUME_S = 30.0  # writes are back within this, or the act has failed
 ROUTE_S = 10.0  # VIP, DNS and notice follow the writes within this
 SETTLE_S = 120.0  # everybody replicates again
+ADOPT_S = 30.0  # the guardians report for the first time
 CATCH_UP_S = 10.0  # a standby has replayed what was acknowledged
 BUSY_S = 1.5
 POLL_S = 0.05
@@ -38,45 +40,64 @@ POLL_S = 0.05
 
 @dataclass
 class Stage:
-    """A settled cluster, its traffic, and whom to tell. `measuring` is set while questions would disturb the
-    measurement.
+    """A settled cluster, its traffic, and whom to tell.
+
+    `measuring` is set while questions would disturb the measurement; whoever asks holds `asking` and looks at it first.
     """
 
     lab: Lab
     traffic: Traffic
     says: Callable[[str], None] = lambda _: None
     measuring: threading.Event = field(default_factory=threading.Event)
+    asking: threading.Lock = field(default_factory=threading.Lock)
     last_failover: float | None = None
+    whole: bool = True  # false once an act left members that do not replicate: no further act makes sense
 
     @property
     def members(self) -> list[Host]:
         return [self.lab.host(name) for name in self.lab.options.members]
 
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nobody asks the cluster anything, from here to the end of the block."""
+        self.measuring.set()
+        try:
+            with self.asking:  # a question under way ends first
+                pass
+            yield
+        finally:
+            self.measuring.clear()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an act did: the BOOTTIME moment of the fault, and why it failed, if it did."""
+
+    fault: float
+    why_not: str | None = None
+
 
 @dataclass(frozen=True)
 class Act:
-    """What is done. `perform(stage, primary)` does it and returns the BOOTTIME moment of the fault."""
+    """What is done. `perform(stage, primary)` does it; `automatic`: only once the cool-down is over."""
 
     name: str
     title: str
-    automatic: bool  # the controllers must decide by themselves, so the cool-down must be over
-    perform: Callable[[Stage, str], float]
+    automatic: bool
+    perform: Callable[[Stage, str], Done]
 
 
-def _switchover(stage: Stage, primary: str) -> float:
+def _switchover(stage: Stage, primary: str) -> Done:
     target = next(host.name for host in stage.members if host.name != primary)
     stage.says(f"failoverctl switchover --to {target}")
     fault = boottime_s()
     done = stage.lab.ctl("switchover", "--to", target, "--yes", "--wait", timeout_s=60.0)
-    if done.returncode != 0:
-        raise LabError(f"failoverctl switchover: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
-    return fault
+    said = " ".join((done.stderr or done.stdout).split())
+    return Done(fault, None if done.returncode == 0 else f"failoverctl switchover: exit {done.returncode}: {said}")
 
 
-def _process_kill(stage: Stage, primary: str) -> float:
-    """Only the postmaster is killed. One of its children is in the middle of a statement and would commit it without
-    a fence.
-    """
+def _process_kill(stage: Stage, primary: str) -> Done:
+    """Only the postmaster is killed. A child of it is in the middle of a statement and would commit without a fence."""
     busy = stage.traffic.busy(primary, BUSY_S)
     stage.says(f"kill -9 of PostgreSQL's main process on {primary}, while a statement runs there")
     fault = boottime_s()
@@ -86,7 +107,7 @@ def _process_kill(stage: Stage, primary: str) -> float:
     busy_ends = fault + BUSY_S + 2.0
     stage.lab.wait(lambda: busy.poll() is not None or boottime_s() > busy_ends, 10.0, "the long statement's end")
     stage.traffic.stop_client(busy)
-    return fault
+    return Done(fault)
 
 
 ACTS = {
@@ -109,18 +130,16 @@ def run(stage: Stage, act: Act) -> Row:
         raise LabError("an act needs one primary to begin with")
     stage.lab.wait(stage.traffic.flowing, RESUME_S, "writes through the VIP before the act")
     start = boottime_s()
-    reasons: list[str] = []
-    stage.measuring.set()
-    try:
-        fault = act.perform(stage, primary)
-        if not _happens(lambda: stage.traffic.flowing(fault), RESUME_S):
+    with stage.quiet():
+        done = act.perform(stage, primary)
+        reasons = [done.why_not] if done.why_not else []
+        if not _happens(lambda: stage.traffic.flowing(done.fault), RESUME_S):
             reasons.append(f"no write was acknowledged within {RESUME_S:g} s")
-    finally:
-        stage.measuring.clear()
-    routed = _routed(stage, primary, fault)
-    stage.says(f"{routed.promoted or 'nobody'} takes writes; waiting until every member replicates again")
-    reasons += settle(stage, routed.promoted)
-    return _judged(stage, act, Window(start, fault, boottime_s()), routed, reasons)
+    routed = _routed(stage, primary, done.fault)
+    stage.says(f"{routed.promoted or 'nobody new'} takes writes; waiting until every member replicates again")
+    unsettled = settle(stage, routed.promoted)
+    stage.whole = not unsettled
+    return _judged(stage, act, Window(start, done.fault, boottime_s()), routed, reasons + unsettled)
 
 
 @dataclass(frozen=True)
@@ -227,20 +246,26 @@ def settle(stage: Stage, promoted: str | None, deadline_s: float = SETTLE_S) -> 
     so.
     """
     reseeded: set[str] = set()
-    seen: Seen | None = None
+    why = "no status"
     end = boottime_s() + deadline_s
     pause = threading.Event()
     while boottime_s() < end:
-        seen = status(stage.lab)
+        try:
+            seen = status(stage.lab)
+        except LabError as error:  # a controller may be changing its leader: asked again
+            why = str(error)
+            pause.wait(0.5)
+            continue
         if seen.settled and seen.primary == (promoted or seen.primary):
             return []
+        why = seen.unsettled_because or f"failoverctl says that the primary is {seen.primary}"
         for member in seen.members:
             if member.needs_reseed and member.name not in reseeded:
                 stage.says(f"{member.name} asks for a new copy: {member.rejoin}")
                 reseeded.add(member.name)
                 stage.lab.reseed(member.name)
         pause.wait(0.5)
-    return [f"not whole after {deadline_s:g} s: {seen.unsettled_because if seen else 'no status'}"]
+    return [f"not whole after {deadline_s:g} s: {why}"]
 
 
 def wait_for_cooldown(stage: Stage) -> None:
@@ -258,16 +283,33 @@ def adopt(lab: Lab, says: Callable[[str], None] = lambda _: None) -> None:
     """Hand a freshly booted cluster to the controllers, as a new user does, and wait until they hold it. Raises
     LabError.
     """
-    done = lab.ctl("adopt", "--yes", "--wait", timeout_s=60.0)
-    if done.returncode != 0 and "already adopted" not in done.stdout + done.stderr:
-        raise LabError(f"failoverctl adopt: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
+    said = ""
+
+    def adopted() -> bool:
+        """Refused until every guardian has reported; asked again then."""
+        nonlocal said
+        done = lab.ctl("adopt", "--yes", "--wait", timeout_s=60.0)
+        said = f"exit {done.returncode}: {' '.join((done.stderr or done.stdout).split())}"
+        return done.returncode == 0 or "already adopted" in said
+
+    if not _happens(adopted, ADOPT_S):
+        raise LabError(f"failoverctl adopt: {said}")
     says("adopted: the guardians hold the lease and the gate")
 
+    why = ""
+
     def held() -> bool:
-        seen = status(lab)
+        nonlocal why
+        try:
+            seen = status(lab)
+        except LabError as error:
+            why = str(error)
+            return False
+        why = seen.unsettled_because or "the VIP is not there"
         return seen.settled and seen.primary is not None and lab.host(seen.primary).has_vip()
 
-    lab.wait(held, 60.0, "one primary with the VIP and every standby streaming")
+    if not _happens(held, 60.0):
+        raise LabError(f"adopted, but not ready within 60 s: {why}")
 
 
 def control_run(lab: Lab, traffic: Traffic, for_s: float = 1.0) -> float:

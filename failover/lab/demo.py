@@ -51,7 +51,8 @@ def options_from(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep the lab's directory (logs, data) at the end")
     parser.add_argument("--yes", action="store_true", help="do not ask before installing and starting")
     options = parser.parse_args(argv)
-    options.repeat = options.repeat or (SHORT_REPEAT if options.short else LONG_REPEAT)
+    if options.repeat is None:
+        options.repeat = SHORT_REPEAT if options.short else LONG_REPEAT
     if options.repeat < 1:
         parser.error("--repeat: at least 1")
     return options
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reasons = refusals(options)
     if reasons:
         for reason in reasons:
-            console.print(f"demo: {reason}", markup=False)
+            console.print(f"demo: {reason}", markup=False, soft_wrap=True)
         return REFUSED
     signal.signal(signal.SIGHUP, _leave)
     screen = LiveScreen(console) if console.is_terminal else Screen(console)
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("demo: interrupted; everything was removed")
         status = INTERRUPTED
     except LabError as error:
-        console.print(f"demo: {error}", markup=False, style="red")
+        console.print(f"demo: {error}", markup=False, soft_wrap=True, style="red")
         status = UNDONE
     if options.json:
         options.json.write_text(json.dumps([row.as_dict() for row in screen.rows], indent=2) + "\n")
@@ -120,7 +121,7 @@ def conclude(console: Console, rows: Sequence[Row]) -> int:
     console.print(verdict_table(rows, ORDER, Limits()))
     faults = judge(rows, ORDER)
     for fault in faults:
-        console.print(f"FAIL {fault}", markup=False, style="bold red")
+        console.print(f"FAIL {fault}", markup=False, soft_wrap=True, style="bold red")
     if not faults:
         console.print("every acknowledged write is there, there was one writer at every instant, and it was quick")
     return PROBLEMS if faults else OK
@@ -157,6 +158,8 @@ def _play(options: argparse.Namespace, stage: Stage, screen: Screen) -> None:
         for name in ORDER:
             screen.says(f"act {name}, {turn} of {options.repeat}")
             screen.add(acts.run(stage, ACTS[name]))
+            if not stage.whole:
+                return  # the row says why; another act on a broken cluster would say nothing
 
 
 def save_logs(lab: Lab) -> Path:

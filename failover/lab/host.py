@@ -38,6 +38,7 @@ for top in etc var/lib; do
 done
 while [ $# -ge 2 ]; do mkdir -p "$2"; mount --bind "$1" "$2"; shift 2; done
 sed -i 's/^root:![^:]*:/root:*:/' /etc/shadow   # sshd refuses a locked account even with a key
+sed -i '/^root:/s|[^:]*$|/bin/sh|' /etc/passwd   # or the machine's own ~/.bashrc would run before the forced command
 while [ "$burn" -gt 0 ]; do (:); burn=$((burn - 1)); done
 echo ready
 exec >/dev/null 2>&1

@@ -58,16 +58,18 @@ class Seen:
 
 
 def status(lab: Lab, timeout_s: float = 15.0) -> Seen:
-    """Ask once. Raises LabError when the command fails or says something else than JSON."""
+    """Ask once. Raises LabError when the command fails or says something else than promised."""
     done = lab.ctl("status", "-o", "json", timeout_s=timeout_s)
     try:
-        return _seen(json.loads(done.stdout))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return parse(done.stdout)
+    except (ValueError, TypeError, KeyError) as error:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise LabError(f"failoverctl status: exit {done.returncode}: {said[-1] if said else error}") from error
 
 
-def _seen(record: Mapping[str, object]) -> Seen:
+def parse(text: str) -> Seen:
+    """From the command's output. Raises ValueError, TypeError or KeyError when it has another shape."""
+    record: Mapping[str, object] = json.loads(text)
     operation = record["operation"]
     doing = operation if isinstance(operation, dict) else {}
     return Seen(

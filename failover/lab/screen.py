@@ -37,12 +37,12 @@ class Screen:
 
     def says(self, text: str) -> None:
         """One step, as it begins or ends."""
-        self.console.print(f"{strftime('%H:%M:%S')}  {text}", markup=False, highlight=False)
+        self.console.print(f"{strftime('%H:%M:%S')}  {text}", markup=False, soft_wrap=True)
 
     def add(self, row: Row) -> None:
         """The result of one act."""
         self.rows.append(row)
-        self.console.print(row_text(row))
+        self.console.print(row_text(row), soft_wrap=True)
 
     def show(self, stage: Stage) -> None:
         """The cluster is up; from here on it may be drawn."""
@@ -99,20 +99,26 @@ class LiveScreen(Screen):
             self._live.stop()
             self._live = None
             for row in self.rows:
-                self.console.print(row_text(row))
+                self.console.print(row_text(row), soft_wrap=True)
 
     def _run(self, stage: Stage, live: Live) -> None:
         while not self._stop.wait(LOOK_S):
-            if not stage.measuring.is_set() and boottime_s() - self._asked_at > ASK_S:
-                try:
-                    self._seen = status(stage.lab)
-                except LabError as error:
-                    self._said.append(str(error).splitlines()[0])
-                self._asked_at = boottime_s()
-            self._read_logs(stage)
+            if boottime_s() - self._asked_at > ASK_S:
+                self._ask(stage)
+            self._read_logs()
             live.update(self._draw(stage), refresh=True)
 
-    def _read_logs(self, stage: Stage) -> None:
+    def _ask(self, stage: Stage) -> None:
+        with stage.asking:
+            if stage.measuring.is_set():
+                return
+            try:
+                self._seen = status(stage.lab)
+            except LabError as error:
+                self._said.append(str(error).splitlines()[0])
+            self._asked_at = boottime_s()
+
+    def _read_logs(self) -> None:
         for path, offset in self._logs.items():
             if _size(path) <= offset:
                 continue
@@ -214,7 +220,8 @@ def results(rows: Sequence[Row]) -> Table:
 def verdict_table(rows: Sequence[Row], acts: Sequence[str], limits: Limits) -> Table:
     """Medians against what is promised."""
     times = ["median outage ms", "worst ms", "allowed median ms"]
-    table = Table("act", "runs", *times, "acknowledged", "lost", "two writers ms", title="verdict", title_justify="left")
+    counts = ["acknowledged", "lost", "two writers ms"]
+    table = Table("act", "runs", *times, *counts, title="verdict", title_justify="left")
     for act in acts:
         of_act = [row for row in rows if row.act == act]
         value = median_outage_ms(rows, act)

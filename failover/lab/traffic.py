@@ -1,8 +1,7 @@
 """Everything that watches the cluster from outside during an act, started on the application's host.
 
-The writer goes through the VIP, the prober to each host, the receiver takes the webhooks, and one `ip monitor` per
-database host notes, with the kernel's own order, when the VIP came and went. All of them write files; this module
-starts and ends the processes and reads the files.
+The writer goes through the VIP, the prober to each host, the receiver takes the webhooks, and one `ip monitor` notes
+when the VIP came and went. All of them write files; this module starts and ends the processes and reads the files.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import failover
 from failover.clock import boottime_s
-from failover.lab.commands import LabError, end_group, private_file
+from failover.lab.commands import LabError, end_group, private_file, run
 from failover.lab.configuration import VIP
 from failover.lab.history import SCHEMA, Tail, probe_of, write_of
 from failover.lab.host import Host
@@ -27,7 +26,9 @@ from failover.lab.verdict import Probe, VipSample, Write
 
 PORT = 5432
 DATABASE = "app"
-_MONITOR_LINE = re.compile(r"^\[(?P<at>[^\]]+)\] (?P<gone>Deleted )?\d+: .*\binet " + re.escape(VIP) + r"/")
+_MONITOR_LINE = re.compile(
+    r"^\[(?P<at>[^\]]+)\] \[nsid (?P<nsid>\d+)\](?P<gone>Deleted )?\d+: .*\binet " + re.escape(VIP) + "/"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Traffic:
         self._lab = lab
         self.directory = directory
         self._processes: list[subprocess.Popen[str]] = []
-        self._monitors: dict[str, VipMonitor] = {}
+        self._vip: VipMonitor | None = None
         self._writes = Tail(directory / "writes.jsonl", write_of)
         self._probes = Tail(directory / "probes.jsonl", probe_of)
         self._deliveries = Tail(directory / "deliveries.jsonl", _delivery_of)
@@ -65,7 +66,7 @@ class Traffic:
         lab.host(primary).psql(SCHEMA, dbname=DATABASE)
         secret = lab.secrets.password("app")
         private_file(folder / "dsn", f"host={VIP} port={PORT} dbname={DATABASE} user=app password={secret}\n")
-        self._monitors = {host.name: VipMonitor(host, folder) for host in _database_hosts(lab)}
+        self._vip = VipMonitor(lab, folder / "vip.log")
         out = ["--out", str(folder / "deliveries.jsonl"), "--fail-first", str(fail_first)]
         self._client("receiver", "--secret-file", str(lab.secrets.path("webhook")), *out)
         self._client("prober", *self._where("probes.jsonl"), *map(self._target, _database_hosts(lab)))
@@ -91,8 +92,8 @@ class Traffic:
         """End every client; the last answers are on file. Safe to repeat."""
         while self._processes:
             _end(self._processes.pop())
-        for monitor in self._monitors.values():
-            monitor.close()
+        if self._vip:
+            self._vip.close()
 
     def writes(self) -> list[Write]:
         return self._writes.read()
@@ -104,7 +105,7 @@ class Traffic:
         return self._deliveries.read()
 
     def vip_samples(self) -> list[VipSample]:
-        return [sample for monitor in self._monitors.values() for sample in monitor.samples()]
+        return self._vip.samples() if self._vip else []
 
     def flowing(self, since: float | None = None) -> bool:
         """True if the newest attempt was acknowledged, within the last half second, and sent after `since`
@@ -129,7 +130,7 @@ class Traffic:
 
     def vip_holders(self) -> set[str]:
         """Hosts that have the VIP just now."""
-        return {name for name, monitor in self._monitors.items() if monitor.samples()[-1].present}
+        return self._vip.holders() if self._vip else set()
 
     def _client(self, module: str, *args: str) -> subprocess.Popen[str]:
         argv = [sys.executable, "-m", f"failover.lab.{module}", *args]
@@ -147,27 +148,42 @@ class Traffic:
 
 
 class VipMonitor:
-    """The comings and goings of the VIP on one host, told by its kernel as they happen."""
+    """The comings and goings of the VIP on all hosts, from one kernel socket: their order is the kernel's, not a guess.
 
-    def __init__(self, host: Host, folder: Path) -> None:
-        self._host = host
-        self._path = folder / f"vip-{host.name}.log"
-        with self._path.open("ab") as out:
+    The switch's namespace knows every host's by a number (nsid), because a cable leads there; `ip monitor` listens
+    there.
+    """
+
+    def __init__(self, lab: Lab, path: Path) -> None:
+        self._path = path
+        names = {host.namespace: host.name for host in _database_hosts(lab)}
+        told = run(["ip", "netns", "exec", lab.switch.namespace, "ip", "netns", "list-id"]).stdout
+        numbers = re.findall(r"nsid (\d+) \(iproute2 netns name: (\S+)\)", told)
+        self._hosts = {number: names[namespace] for number, namespace in numbers if namespace in names}
+        if len(self._hosts) != len(names):
+            raise LabError(f"the switch does not know every host's namespace: {told.strip()}")
+        with path.open("ab") as out:
             self._process = subprocess.Popen(
-                ["ip", "-n", host.namespace, "-4", "-o", "-ts", "monitor", "address"], stdin=subprocess.DEVNULL,
-                stdout=out, stderr=out, text=True, cwd="/", start_new_session=True,
+                ["ip", "-n", lab.switch.namespace, "-4", "-o", "-ts", "monitor", "address", "all-nsid"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, cwd="/", start_new_session=True,
             )  # fmt: skip
-        self._first = VipSample(host.name, boottime_s(), VIP in host.addresses())
+        self._first = [VipSample(host.name, boottime_s(), host.has_vip()) for host in _database_hosts(lab)]
 
     def samples(self) -> list[VipSample]:
-        """From the first look on, in the order of events."""
+        """A first look at every host, then the events in the kernel's order."""
         to_boottime = boottime_s() - time.time()
-        found = [self._first]
+        found = list(self._first)
         for line in self._path.read_text().splitlines():
-            if match := _MONITOR_LINE.match(line):
+            match = _MONITOR_LINE.match(line)
+            if match and match["nsid"] in self._hosts:
                 at = datetime.fromisoformat(match["at"]).timestamp() + to_boottime
-                found.append(VipSample(self._host.name, at, not match["gone"]))
+                found.append(VipSample(self._hosts[match["nsid"]], at, not match["gone"]))
         return found
+
+    def holders(self) -> set[str]:
+        """Hosts that have the VIP after the last event."""
+        last = {sample.host: sample.present for sample in self.samples()}
+        return {host for host, present in last.items() if present}
 
     def close(self) -> None:
         end_group(self._process)

@@ -113,11 +113,13 @@ def lost_ids(writes: Iterable[Write], present: Iterable[int]) -> list[int]:
 
 
 def impossible_ids(writes: Iterable[Write], present: Iterable[int]) -> list[int]:
-    """Ids in the table that were never attempted, or that the client was told had failed: the history itself is
-    wrong.
+    """Ids in the table that were never attempted, or that the client was told had failed: the history itself is wrong.
+
+    Read the table first and the history second. The id after the last attempt on file is the one under way.
     """
-    possible = {w.id for w in writes if w.outcome != "fail"}
-    return sorted(set(present) - possible)
+    attempted = {w.id: w.outcome for w in writes}
+    under_way = max(attempted, default=0) + 1
+    return sorted(i for i in set(present) if i != under_way and attempted.get(i, "fail") == "fail")
 
 
 def reigns(probes: Iterable[Probe], window: Window) -> list[Reign]:
@@ -148,7 +150,7 @@ def vip_conflicts(samples: Iterable[VipSample], window: Window) -> list[str]:
     """Each moment of the window at which a second host got the VIP while another still had it, as a sentence."""
     holders: set[str] = set()
     conflicts = []
-    for sample in sorted(samples, key=lambda s: (s.at, s.present)):
+    for sample in sorted(samples, key=lambda s: s.at):  # stable: equal moments stay in the order of events
         if not sample.present:
             holders.discard(sample.host)
             continue

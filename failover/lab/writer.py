@@ -44,12 +44,9 @@ class Writer:
         except NoAnswer as error:
             return Answer("fail", str(error), usable=False)
         answer = session.execute(INSERT, (number,), deadline_s=self._answer_s)
-        self._session = session if answer.usable else None
-        # An ERROR (read-only, for one) leaves the session usable, but behind a VIP only a new connection can reach a
-        # new primary.
-        if self._session is None or answer.outcome != "ok":
+        self._session = session if answer.outcome == "ok" else None
+        if self._session is None:  # after a plain ERROR too: behind a VIP only a new connection finds a new primary
             session.close()
-            self._session = None
         return answer
 
     def close(self) -> None:
@@ -72,9 +69,7 @@ def run(writer: Writer, out: TextIO, stop: threading.Event, first: int) -> None:
 
 
 def stop_on_request() -> threading.Event:
-    """An event set by SIGTERM, SIGINT or the end of stdin: a client ends between two attempts, and never outlives its
-    parent.
-    """
+    """An event set by SIGTERM, SIGINT or the end of stdin: a client ends between two attempts and outlives no parent."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

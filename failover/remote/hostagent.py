@@ -106,7 +106,8 @@ class GuardianHands:
 
     `offline(cluster, closes)` fences a host whose guardian does not answer: closes the epoch on disk, flushes the gate,
     ends every database process, reads back, and returns (evidence, facts). A *hung* guardian gets it too: to disable
-    twice is to disable once. A guardian's refusal (it proved a later epoch) is final.
+    twice is to disable once. A guardian's refusal (it proved a later epoch) is final. `may_start(folder, cluster)` judges
+    the guardian's marker; by default its presence counts.
     """
 
     def __init__(
@@ -115,11 +116,13 @@ class GuardianHands:
         offline: Callable[[str, int], tuple[str, Facts]],
         answer_s: float = 3.0,
         work_s: float = 20.0,
+        may_start: Callable[[Path, str], bool] | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._offline = offline
         self._answer_s = answer_s
         self._work_s = work_s
+        self._may_start = may_start or _marked
 
     def hello(self) -> tuple[str, Facts]:
         clusters = sorted(found.parent.name for found in self._run_dir.glob(f"*/{SOCKET_NAME}"))
@@ -150,11 +153,15 @@ class GuardianHands:
         return self._ask(cluster, "checkpoint", {}, self._work_s)
 
     def may_start(self, cluster: str) -> tuple[str, Facts]:
-        """The marker is the guardian's, made just before it starts the database and removed after."""
-        there = (self._run_dir / f"{cluster}.starting").exists()
+        there = self._may_start(self._run_dir / cluster, cluster)
         says = "the guardian is starting" if there else "nobody but the guardian may start"
         return f"{says} the database of {cluster}", {"may_start": there}
 
     def _ask(self, cluster: str, verb: str, fields: Facts, deadline_s: float) -> Reply:
         client = GuardianClient(self._run_dir / cluster / SOCKET_NAME)
         return client.call(verb, {"cluster": cluster, **fields}, deadline_s)
+
+
+def _marked(folder: Path, cluster: str) -> bool:
+    """The guardian makes the marker just before it starts the database and removes it after."""
+    return (folder / f"{cluster}.starting").exists()

@@ -13,7 +13,6 @@ import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import NoReturn
 
 import paramiko
@@ -33,8 +32,9 @@ COMMAND = "failover-hostagent"  # sshd's forced command decides; this is what it
 KEEPALIVE_S = 5.0  # a line is asked `hello` this often; paramiko's own keepalive never looks for an answer
 ANSWER_S = 2.0  # a `hello` that takes longer means the line is dead
 CONNECT_S = 2.0  # TCP
-HANDSHAKE_S = 3.0  # each of banner, key exchange, login, channel
-OPEN_S = 8.0  # all of it: an attempt that takes longer is given up by whoever waits
+HANDSHAKE_S = 5.0  # each of banner, key exchange, login, channel
+START_S = 10.0  # the agent's first answer: sshd starts an interpreter, slowly on a loaded host
+OPEN_S = 20.0  # how long the background waits for one attempt; a call never waits past its own deadline
 
 # Offered by paramiko 5 and broken or weak: CBC modes (plaintext recovery), SHA-1 and MD5.
 _WEAK: dict[str, list[str]] = {
@@ -142,7 +142,7 @@ class AgentChannel:
             attempt = self._attempt
         try:
             return attempt.result(timeout=max(0.0, until_s - boottime_s()))
-        except FutureTimeout as error:
+        except TimeoutError as error:
             raise Unreachable(f"{self._host}: no SSH line to {self._address} in time") from error
 
     def _open(self, attempt: Future[_Line]) -> None:
@@ -371,7 +371,7 @@ def _open_line(host: str, address: str, ssh: SshSettings, lost: threading.Event)
         raise
     line = _Line(host, sock, client, channel, lost)
     try:
-        line.ask("hello", {}, boottime_s() + HANDSHAKE_S)
+        line.ask("hello", {}, boottime_s() + START_S)
     except FailoverError as error:
         line.close()
         why = line.complaint or str(error)

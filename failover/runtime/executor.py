@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from failover.clock import boottime_s
-from failover.core.plan import Action, Outcome
+from failover.core.plan import Action, Outcome, VerifyWritable
 from failover.errors import FailoverError, Unknown
 
 log = logging.getLogger("failover.executor")
 RETRY_S = 0.5
+LOOK_AGAIN_S = 0.05  # an action that only looks may look often
 CONTENT_S = 10.0
 KEPT = 64
 Hand = Callable[[Action], str]  # returns evidence; raises what actuators/base.py says
@@ -52,7 +53,10 @@ class Executor:
 
     def _due(self, action: Action, now_s: float) -> bool:
         last = next((o for o in reversed(self._outcomes) if o.action == action), None)
-        return last is None or now_s - last.at_s >= (CONTENT_S if last.ok else RETRY_S)
+        if last is None:
+            return True
+        retry_s = LOOK_AGAIN_S if isinstance(action, VerifyWritable) else RETRY_S
+        return now_s - last.at_s >= (CONTENT_S if last.ok else retry_s)
 
     def _perform(self, action: Action) -> None:
         began_s = boottime_s()

@@ -112,10 +112,8 @@ class Node:
     def _catch_up(self, versions: dict[str, int]) -> None:
         """Do not decide on a picture of before our own write; bounded, because only the next commit's checks are safe."""
         end_s = boottime_s() + CATCH_UP_S
-        operation = self._parts.ledger.paths.of(Key(Kind.OPERATION))
-        grant = self._parts.ledger.paths.of(Key(Kind.GRANT))
-        policy = self._parts.ledger.paths.of(Key(Kind.POLICY))
-        wanted = {path: version for path, version in versions.items() if path in (operation, grant, policy)}
+        in_view = self._parts.ledger.paths.state + "/"
+        wanted = {path: version for path, version in versions.items() if path.startswith(in_view)}
         mirror = self._parts.mirror
         while wanted and boottime_s() < end_s:
             entries = mirror.entries()

@@ -1,4 +1,4 @@
-"""What every Coordinator promises, told to the twin in memory, to real ZooKeeper, and to the guardian's pinned client over both."""
+"""What every Coordinator promises: the twin in memory, real ZooKeeper, and the guardian's pinned client over both."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def until(condition: Callable[[], object], within_s: float = SOON_S, what: str =
     return time.monotonic() - began
 
 
-def zookeeper_client(server: ZooKeeperServer, name: str, digest: tuple[str, str] | None = DIGEST) -> ZooKeeperCoordinator:
+def zookeeper_client(
+    server: ZooKeeperServer, name: str, digest: tuple[str, str] | None = DIGEST
+) -> ZooKeeperCoordinator:
     return ZooKeeperCoordinator([server.address], session_s=SESSION_S, connect_timeout_s=0.3, digest=digest, name=name)
 
 
@@ -323,7 +325,7 @@ def test_while_not_connected_every_call_is_refused_at_once_and_never_done_later(
 def test_start_without_a_server_says_so_in_time_and_goes_on_trying(world: World) -> None:
     world.stop()
     try:
-        client = world.pinned and PinnedCoordinator([world._one("late")]) or world._one("late")
+        client = PinnedCoordinator([world._one("late")]) if world.pinned else world._one("late")
         for link in world.links:
             link.cut()
         world.clients.append(client)
@@ -488,6 +490,15 @@ def test_many_changes_are_all_seen_in_the_end(world: World) -> None:
     until(lambda: picture(mirror) == want, what="40 children after 160 commits")
 
 
+def test_a_mirror_is_ready_only_when_every_child_was_read(world: World) -> None:
+    writer = world.client("writer")
+    writer.commit([CreateOp(world.at("t"), b""), *(CreateOp(world.at(f"t/{i}"), b"") for i in range(300))], SOON_S)
+    mirror = world.client("reader").mirror([], [world.at("t")])
+    while not mirror.ready():
+        mirror.changed.wait(0.0005)
+    assert len(mirror.entries()) == 300
+
+
 # Session loss.
 
 
@@ -530,7 +541,7 @@ def _expire(world: World, owner: Coordinator, gone: list[bool], mirror: Mirror) 
 
 
 def _close_session_behind_its_back(client: ZooKeeperCoordinator) -> None:
-    """What the ensemble does to a session that was silent for too long: another connection takes it over and ends it."""
+    """What the ensemble does to a session that was silent for long: another connection takes it over and ends it."""
     from kazoo.client import KazooClient
 
     host, port = client._client.hosts[0]
@@ -627,7 +638,7 @@ def test_the_password_is_in_no_log_line_at_any_level(
 
 
 def test_a_commit_overtaken_by_the_loss_of_the_link_is_never_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stock kazoo keeps it in a queue and sends it when a server answers again, whatever its caller decided meanwhile."""
+    """Stock kazoo keeps it in a queue and sends it when a server answers again, whatever its caller did meanwhile."""
     if reason := zookeeper_server.missing():
         pytest.skip(reason)
     with zookeeper_server.ensemble(1) as (server,):
@@ -698,8 +709,8 @@ def test_what_a_change_costs(standalone: ZooKeeperServer) -> None:
             writer.commit([SetOp(f"{root}/x", b"%d" % turn, -1)], SOON_S)
         cpu_ms = (time.process_time() - cpu_s) / 300 * 1000
         print(
-            f"commit {_ms(commits)}; seen by another client's mirror {_ms(sights)} after sending; commit + mirrored change "
-            f"{cpu_ms:.2f} ms of CPU, {300 / (time.monotonic() - began):.0f}/s"
+            f"commit {_ms(commits)}; seen by another client's mirror {_ms(sights)} after sending; "
+            f"commit + mirrored change {cpu_ms:.2f} ms of CPU, {300 / (time.monotonic() - began):.0f}/s"
         )
         assert statistics.median(sights) < 0.05
     finally:
@@ -799,7 +810,8 @@ def test_reads_commits_and_the_mirror_pass_over_a_frozen_follower(
     three: Sequence[ZooKeeperServer], pinned: PinnedCoordinator
 ) -> None:
     root = prepared(pinned)
-    pinned.commit([CreateOp(f"{root}/t", b""), CreateOp(f"{root}/t/old", b""), CreateOp(f"{root}/t/both", b"1")], SOON_S)
+    made = [CreateOp(f"{root}/t", b""), CreateOp(f"{root}/t/old", b""), CreateOp(f"{root}/t/both", b"1")]
+    pinned.commit(made, SOON_S)
     mirror = pinned.mirror([f"{root}/grant"], [f"{root}/t"])
     until(lambda: all(one.ready() for one in mirror._mirrors))
     _freeze_a_follower(three)

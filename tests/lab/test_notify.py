@@ -108,7 +108,7 @@ def test_anything_but_2xx_is_not_received(receiver: Receiver, status: int, error
 
 
 def hang(handler: BaseHTTPRequestHandler) -> None:
-    threading.Event().wait(3)
+    threading.Event().wait(10)
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -129,7 +129,7 @@ def test_a_receiver_that_hangs_or_drips_costs_its_budget_and_no_more(
     began_s = boottime_s()
     with pytest.raises(Unknown, match="no answer in time"):
         deliver(notice(receiver.url), SECRET, 0.4)
-    assert 0.35 < boottime_s() - began_s < 0.9
+    assert 0.35 < boottime_s() - began_s < 0.4 + 2.0  # a busy machine is late
 
 
 def test_a_receiver_that_hangs_up_is_unknown(receiver: Receiver) -> None:

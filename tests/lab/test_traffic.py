@@ -314,7 +314,7 @@ SECRET = "a secret of this test"
 
 
 def deliver(port: int, body: bytes, *, key: str = "orders-1", secret: str = SECRET, age_s: int = 0) -> int:
-    """POST a notice signed as documented, written out here again: sender and receiver must not agree by sharing code."""
+    """POST a notice signed as documented, written out here again: the two sides share no code in this test."""
     timestamp = str(int(time.time()) - age_s)
     signature = hmac.new(secret.encode(), f"{key}.{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
     headers = {"Failover-Id": key, "Failover-Timestamp": timestamp, "Failover-Signature": f"v1={signature}"}
@@ -407,7 +407,15 @@ def test_a_failover_without_a_fence_is_condemned_for_the_orphan_that_still_commi
     assert {r.host for r in reigns(traffic.probes(), window)} == {"db1", "db2"}
     assert vip_conflicts(traffic.vip_samples(), window) == []
     assert traffic.vip_holders() == {"db2"}
-    assert impossible_ids(traffic.writes(), ids_on(lab.host("db2"))) == []
+    run(["ip", "-n", lab.host("db3").namespace, "addr", "add", f"{VIP}/24", "dev", "eth0"])
+    until(lambda: traffic.vip_holders() == {"db2", "db3"})
+    run(["ip", "-n", lab.host("db3").namespace, "addr", "del", f"{VIP}/24", "dev", "eth0"])
+    until(lambda: traffic.vip_holders() == {"db2"})
+    assert vip_conflicts(traffic.vip_samples(), Window(start, fault, boottime_s())) == [
+        "db3 got the VIP while db2 had it"
+    ]
+    present = ids_on(lab.host("db2"))
+    assert impossible_ids(traffic.writes(), present) == []
     assert resumed(traffic.writes(), window)
 
 

@@ -93,7 +93,8 @@ class Named:
             zone = (
                 f'type primary; file "{self.folder}/zone"; allow-transfer {{ any; }}; '
                 f"notify explicit; notify-delay 0; also-notify {{ {target} }}; "
-                f"update-policy {{ grant {KEY_NAME} name {NAME}. A AAAA; grant {KEY_NAME} name _failover.{NAME}. TXT; }};"
+                f"update-policy {{ grant {KEY_NAME} name {NAME}. A AAAA; "
+                f"grant {KEY_NAME} name _failover.{NAME}. TXT; }};"
             )
         else:
             zone = (

@@ -1,8 +1,8 @@
 """Real PostgreSQL servers for tests: on loopback addresses of their own, in temporary directories, as user postgres.
 
 `PostgresCluster` makes one primary and clones standbys from it; every server has the same port and its own 127.x
-address, as
-members have in production. `close()` ends every process it started, stopped ones too, and removes the files.
+address, as members have in production. `close()` ends every process it started, stopped ones too, and removes the
+files.
 """
 
 from __future__ import annotations

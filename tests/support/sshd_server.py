@@ -101,6 +101,7 @@ class Sshd:
             f"AuthorizedKeysFile {self.folder}/authorized\n"
             "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             "PermitRootLogin forced-commands-only\nUseDNS no\nPrintMotd no\n"
+            "SetEnv SHLVL=9\n"  # or bash reads the tester's own .bashrc before the forced command, whatever that does
         )
 
     def _start(self) -> subprocess.Popen[bytes]:

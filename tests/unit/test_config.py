@@ -352,6 +352,7 @@ def test_two_clusters_share_nothing_that_is_exclusive(tmp_path: Path) -> None:
             "timings.cooldown",
             "T5 is violated: cool-down 13s < 3 x (W 3.361s + promote 0.5s + route 0.5s) = 13.082s",
         ),
+        ("session: 5s", "timings.session", "not S 5s"),
         (
             "session: 300ms",
             "timings.session",
@@ -386,6 +387,20 @@ def test_a_mistake_in_one_place_does_not_hide_those_elsewhere(tmp_path: Path) ->
         assert any(words in one for one in found), words
     lines = [int(one.split(":")[0]) for one in found]
     assert lines == sorted(lines)
+
+
+def test_an_unknown_key_does_not_hide_what_else_is_wrong_in_its_section(tmp_path: Path) -> None:
+    text = SMALL.replace("10.77.0.100/24", "10.77.0.12/24, colour: red").replace(
+        "bin_dir: /bin", "bin_dir: /bin, port: x"
+    )
+    found = "\n".join(faults(tmp_path, text.replace("[5432]", "[6432]")))
+    for words in (
+        "vip.colour: unknown key",
+        "is the address of member db2",
+        "instance.port: write a whole",
+        "own port 5432",
+    ):
+        assert words in found
 
 
 # --- the outage that the timers imply ---------------------------------------------------------------------------------
@@ -503,7 +518,7 @@ WRONG = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(which=st.integers(0, 400), wrong=st.sampled_from(WRONG))
 def test_any_value_can_be_anything(tmp_path_factory: pytest.TempPathFactory, which: int, wrong: str) -> None:
     """Every single value of the example replaced by something that does not belong there."""

@@ -53,7 +53,7 @@ def test_a_terminal_line_is_for_a_person() -> None:
     assert not stream.getvalue().startswith("{")
 
 
-@pytest.mark.parametrize("secret", ["hunter22", 'quo"te\\d', "pässwörd", "tab\tbed"])
+@pytest.mark.parametrize("secret", ["hunter22", 'quo"te\\d', "pässwörd", 'quö"te', "tab\tbed"])
 @pytest.mark.parametrize("people", [False, True])
 def test_a_secret_is_blotted_out_wherever_it_stands(secret: str, people: bool) -> None:
     stream = io.StringIO()
@@ -70,6 +70,12 @@ def test_a_secret_is_blotted_out_wherever_it_stands(secret: str, people: bool) -
     assert secret not in written
     assert json.dumps(secret)[1:-1] not in written
     assert written.count("[secret]") >= 3
+
+
+def test_a_secret_that_contains_another_is_blotted_out_whole() -> None:
+    logs.hide("hunter")
+    logs.hide("hunter22long")
+    assert logs.redact("x=hunter22long;") == "x=[secret];"
 
 
 def test_libraries_speak_from_warning_on() -> None:

@@ -51,7 +51,7 @@ def test_the_skeleton_has_every_parent_and_parents_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/", "..", ".", "a/b", "a//b", "-x", "a b", "a\n", "a\0", "zookeeper/quota/..", "é", "x" * 129, "/a", "a/"]
+    "name", ["", "/", "..", ".", "a/b", "a//b", "-x", "a b", "a\n", "a\0", "quota/..", "é", "x" * 129, "/a", "a/"]
 )
 def test_what_is_no_name_has_no_place(name: str) -> None:
     with pytest.raises(Corrupt):

@@ -47,10 +47,10 @@ SAMPLES: dict[Kind, object] = {
     Kind.SEAL: Seal("db2", 7, "1 0/3000", True),
     Kind.HANDOVER: Handover("db1", "op-1", "stopped", "1 0/3000", "clean"),
     Kind.MEMBER: MemberStatus(
-        "db1", Role.PRIMARY, "7423", "1 0/1", 0, None, True, "open", 6, True, True, (6, 99), 1, SYNC, "1 0/1", problems=("p",)
+        "db1", Role.PRIMARY, "7423", "1 0/1", 0, None, True, "open", 6, True, True, (6, 99), 1, SYNC, problems=("p",)
     ),
     Kind.VOTES: Votes("ctl1", (("db1", MemberVote(True, "no", "no", Role.DOWN, "refused")),), 2, 3),
-    Kind.OPERATION: Operation("op-1", OperationKind.FAILOVER, "open", "db1", 6, "lost", "ctl1", rejected=(("db3", "lag"),)),
+    Kind.OPERATION: Operation("op", OperationKind.FAILOVER, "open", "db1", 6, "lost", "c1", rejected=(("db3", "lag"),)),
     Kind.POLICY: Policy(Mode.AUTOMATIC, 60.0, "patch", "ann", "", (Maintenance("db3", 5.0, "disk", "ann"),), "op-0"),
     Kind.REQUEST: Request("r1", RequestKind.SWITCHOVER, "ann", "patch", "db2", 1.5, "db1", True, ""),
     Kind.ANSWER: Answer("r1", False, ("paused", "no candidate"), None, "ctl1"),

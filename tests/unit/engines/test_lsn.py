@@ -1,4 +1,4 @@
-"""Positions are a partial order on a tree of timelines. The model is naive on purpose: a log is the set of its bytes."""
+"""Positions are a partial order on a tree of timelines. The model is naive on purpose: a log is a set of bytes."""
 
 from __future__ import annotations
 

@@ -98,6 +98,14 @@ class TestLost:
         assert impossible_ids(history, [*present, 201, 7777]) == [201, 7777]
 
 
+    def test_the_write_that_is_under_way_while_the_table_is_read_is_not_wrong(self) -> None:
+        history = writes_with_outage()
+        last = max(w.id for w in history)
+        present = [w.id for w in history if w.outcome == "ok"]
+        assert impossible_ids(history, [*present, last + 1]) == []
+        assert impossible_ids(history, [*present, last + 2]) == [last + 2]
+
+
 class TestTwoWriters:
     def test_one_after_the_other_is_none(self) -> None:
         assert dual_writer_ms(handover(), WINDOW) == 0.0

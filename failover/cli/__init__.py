@@ -1,0 +1,1 @@
+"""The command: it files requests and reads records. The controllers decide, the guardians allow."""

@@ -1,0 +1,152 @@
+"""`failoverctl`: the group, its exit codes and how it says no. Commands are imported when they are asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from failover import errors
+from failover.cli import options
+from failover.cli.options import EXIT_CODES, Given, common_options
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "status": ("status", "What is, and what is wrong with it."),
+    "plan": ("plan", "What would happen if a member died now, and why."),
+    "adopt": ("requests", "Hand a running cluster to the controllers."),
+    "switchover": ("requests", "Move the primary, planned: nothing is lost, or nothing happens."),
+    "failover": ("requests", "Take over from a primary that is lost, now."),
+    "pause": ("requests", "No automatic action, for a while; it always ends."),
+    "resume": ("requests", "End the pause."),
+    "maintenance": ("requests", "Set one member aside: neither candidate nor trigger."),
+    "history": ("journal", "Every operation: from, to, why, by whom, result."),
+    "timeline": ("journal", "One operation, step by step, in milliseconds."),
+    "check": ("check", "Look at everything that a failover will need, live, read-only."),
+    "config": ("check", "Look at the configuration file."),
+}
+
+EPILOG = "Exit codes: " + " · ".join(f"{code} {words}" for code, words in EXIT_CODES.items()) + "."
+
+# What went wrong -> exit code, and the next thing to type.
+ANSWERS: tuple[tuple[type[errors.FailoverError], int, str], ...] = (
+    (errors.Refused, options.REFUSED, ""),
+    (errors.WrongCredentials, options.CONFIGURATION, "`failoverctl config check`; zookeeper.user and its password_file"),
+    (errors.Unreachable, options.NOBODY, "`failoverctl check` says who answers"),
+    (errors.Unknown, options.LATE, "`failoverctl status` and `failoverctl history` say what came of it"),
+    (errors.Conflict, options.CONFLICT, "`failoverctl status`, then ask again"),
+    (errors.Corrupt, options.HUMAN, "look at that record with a ZooKeeper shell"),
+)
+
+
+class Suggesting(click.Group):
+    """A group that knows what was probably meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
+            known = ", ".join(self.list_commands(ctx))
+            ctx.fail(f"no command {name!r}; " + (f"did you mean `{ctx.command_path} {near[0]}`?" if near else f"there are: {known}"))
+        return super().resolve_command(ctx, args)
+
+
+class Failoverctl(Suggesting):
+    """Loads a command when it is needed, and turns whatever ends it into one documented exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"failover.cli.{COMMANDS[cmd_name][0]}")
+        found: click.Command = getattr(module, cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # from the table: no command is imported for a list of names
+            formatter.write_dl([(name, says) for name, (_, says) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), words) for code, words in EXIT_CODES.items()])
+
+    def main(  # type: ignore[override]  # always ends the process, as click does by default
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
+    ) -> NoReturn:
+        sys.exit(_guarded(lambda: super(Failoverctl, self).main(args, prog_name, standalone_mode=False, **extra)))
+
+
+def _guarded(work: Callable[[], object]) -> int:
+    """Run it; every way out is a code and, if it is not 0, a sentence on standard error."""
+    try:
+        code = work()
+    except click.exceptions.Abort:
+        return options.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return options.USAGE
+    except errors.ConfigurationError as error:
+        for fault in error.faults:
+            options.say(fault)
+        options.say("next: correct the file, then `failoverctl config check`")
+        return options.CONFIGURATION
+    except errors.FailoverError as error:
+        return _told(error)
+    except Exception:  # the edge of the process: whatever it is, it is ours, and the code must say so
+        options.say(traceback.format_exc().rstrip())
+        options.say("failoverctl: this is a bug of ours; please report the lines above")
+        return options.BUG
+    return code if isinstance(code, int) else options.DONE
+
+
+def _told(error: errors.FailoverError) -> int:
+    from failover.logs import redact
+
+    code, hint = next(((code, hint) for kind, code, hint in ANSWERS if isinstance(error, kind)), (options.BUG, ""))
+    for line in error.reasons if isinstance(error, errors.Refused) else (str(error),):
+        options.say(f"{'refused: ' if code == options.REFUSED else ''}{redact(line)}")
+    if hint:
+        options.say(f"next: {hint}")
+    return code
+
+
+@click.group(cls=Failoverctl, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="failover", prog_name="failoverctl")
+@common_options
+@click.pass_context
+def main(
+    ctx: click.Context, config: Path | None, cluster: str | None, output: str | None, timeout_s: float | None, color: str | None
+) -> None:  # fmt: skip
+    """Ask the controllers for something, and read what they know.
+
+    Every write takes --dry-run, --yes, --reason, --wait and --expect-primary. Standard output carries the answer only.
+    """
+    ctx.obj = Given(config, cluster, output, timeout_s, color)
+    _quiet_libraries()
+
+
+def _quiet_libraries() -> None:
+    """Drivers keep their warnings for those who ask: FAILOVER_LOG=info (or debug) shows them on standard error."""
+    import logging
+
+    wanted = os.environ.get("FAILOVER_LOG")
+    if wanted:
+        from failover.logs import setup
+
+        setup(wanted)
+    else:
+        logging.getLogger().addHandler(logging.NullHandler())
+
+
+if __name__ == "__main__":
+    main()
