@@ -21,7 +21,7 @@ from failover.engines import pg_files, pg_probe, pg_statements, pg_sync
 from failover.engines.base import ControlState, LocalState, Upstream
 from failover.engines.lsn import Lsn, parse_offset
 from failover.engines.pg_connection import Row, Session
-from failover.engines.pg_reload import ReloadWatch
+from failover.engines.pg_reload import checkpointer_has_reloaded
 from failover.errors import Corrupt, Refused, Unknown
 from failover.settings import Account, InstanceSettings
 
@@ -142,7 +142,7 @@ class PostgresLocalEngine:
 
         1. A fresh connection shows the new text, so the postmaster has read it and has signalled all its children.
         2. Whether a commit waits at all is one flag in shared memory, set by the checkpointer alone; we see it asleep
-           with that signal behind it (`ReloadWatch`).
+           with that signal behind it (`checkpointer_has_reloaded`).
         3. Commits are released by walsenders. One may do so only while its `sync_priority` in shared memory is above
            0, and it counts only others above 0. We see no such walsender outside the new set: each has read the new
            text, or was ended by us. Those left are of the new set, and with w = 1 whoever they count is of the new
@@ -269,8 +269,7 @@ class PostgresLocalEngine:
                     break
                 self._pause(fresh, "the new synchronous_standby_names is not read yet")
         with self._session(deadline_s) as session:
-            watch = ReloadWatch()
-            while not watch.proved(session):
+            while not checkpointer_has_reloaded(session):
                 self._pause(session, "the checkpointer has not read the new synchronous_standby_names")
             patience_s = boottime_s() + 10 * _NUDGE_S
             while sync is not None and (old := session.run(pg_statements.OLD_WALSENDERS, [list(sync.names)])):

@@ -75,7 +75,10 @@ class World:
         """Create or replace one record, whatever its version."""
         key = Key(kind, name)
         write = Create(key, value, ephemeral) if self.ledger.read(key, S) is None else Swap(key, value, None)
-        self.ledger.commit([write], S)
+        try:
+            self.ledger.commit([write], S)
+        except LostRace:  # the beating thread was first
+            self.ledger.commit([Swap(key, value, None)], S)
 
     def read(self, kind: Kind, name: str = "") -> Any:
         stored = self.ledger.read(Key(kind, name), S)
@@ -92,6 +95,7 @@ class World:
     def adopt(self) -> None:
         pair = (SyncSet(1, ("db2", "db3"), "1"),)
         self.put(Kind.GRANT, "", Grant("db1", 1, ("db2", "db3"), pair, system_identifier="7"))
+        self.beat()
 
     def lead(self, name: str = "c1") -> None:
         """This controller leads; nobody decides yet (see `decider`)."""
