@@ -185,7 +185,12 @@ def _serve_agent(config: Path | None, run_dir: Path) -> None:
         settings = load(config)
         return fence_alone(settings, settings.cluster(name), node_name(), closes)
 
-    serve(sys.stdin.buffer, sys.stdout.buffer, GuardianHands(run_dir, alone))
+    def marked(folder: Path, name: str) -> bool:
+        from failover.guardian.providers import may_start
+
+        return may_start(folder, name)
+
+    serve(sys.stdin.buffer, sys.stdout.buffer, GuardianHands(run_dir, alone, may_start=marked))
 
 
 if __name__ == "__main__":

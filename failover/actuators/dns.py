@@ -216,9 +216,7 @@ class Rfc2136Dns:
         records = self._records(self._zone, dns.rdatatype.NS, until_s)
         return sorted(record.target.to_text(omit_final_dot=True) for record in records) if records else []
 
-    def _watch(
-        self, name: str, address_of: Callable[[str], Server], address: str, until_s: float, patient: bool
-    ) -> Look | None:
+    def _watch(self, name: str, address_of: Callable[[str], Server], address: str, until_s: float, patient: bool) -> Look | None:
         """What this server answers. None: it is the primary under its own name, which is looked at already."""
         silent_until_s = min(until_s, boottime_s() + _QUERY_S)
         owner, kind = self._owner, dns.rdatatype.AAAA if ":" in address else dns.rdatatype.A

@@ -43,9 +43,7 @@ def sign(secret: str, key: str, timestamp: str, body: bytes) -> dict[str, str]:
     }
 
 
-def verify(
-    secrets: Iterable[str], headers: Mapping[str, str], body: bytes, now_s: float, window_s: float = WINDOW_S
-) -> bool:
+def verify(secrets: Iterable[str], headers: Mapping[str, str], body: bytes, now_s: float, window_s: float = WINDOW_S) -> bool:
     """True if one of `secrets` signed this message within `window_s` of `now_s` (wall clock). Two allow rotation.
 
     Header names are matched without case. The caller still drops an id that it has already seen.

@@ -185,7 +185,9 @@ def _agent(lines: object, cluster: str, member: str) -> Item:
     if not found.facts.get("guardian"):
         hint = f"systemctl status failover-guardian on {member}"
         return Item("ssh", member, WARN, f"{hello.evidence}; no guardian answers it: {found.evidence}", hint)
-    return Item("ssh", member, PASS, f"{hello.evidence}; gate {found.facts.get('gate')}, epoch {found.facts.get('closed')} closed")
+    return Item(
+        "ssh", member, PASS, f"{hello.evidence}; gate {found.facts.get('gate')}, epoch {found.facts.get('closed')} closed"
+    )
 
 
 def database(cluster: ClusterSettings, member: str) -> Item:
@@ -204,8 +206,12 @@ def database(cluster: ClusterSettings, member: str) -> Item:
         return Item("database", member, FAIL, str(error), hint)
     facts = f"{found.role.value} in {found.took_s * 1000:.0f} ms: {found.detail}"
     if found.took_s > cluster.timings.probe_bound_s / 2:
-        return Item("database", member, WARN, f"{facts}; the probe bound is {cluster.timings.probe_bound_s:g} s", "timings.probe_bound")
-    return Item("database", member, PASS if found.alive else FAIL if found.alive is False else WARN, facts, "" if found.alive else hint)
+        return Item(
+            "database", member, WARN, f"{facts}; the probe bound is {cluster.timings.probe_bound_s:g} s", "timings.probe_bound"
+        )
+    return Item(
+        "database", member, PASS if found.alive else FAIL if found.alive is False else WARN, facts, "" if found.alive else hint
+    )
 
 
 def name_service(cluster: ClusterSettings, look: Look | None) -> Item:
@@ -297,8 +303,13 @@ def _show_cluster(cluster: ClusterSettings) -> None:
         click.echo(f"  {member.name} {member.address}  priority {member.priority}, failover {member.failover.value}")
     vip = f"{cluster.vip.address}/{cluster.vip.prefix} on {cluster.vip.interface}" if cluster.vip else "none"
     dns = f"{cluster.dns.name}.{cluster.dns.zone} at {cluster.dns.server}" if cluster.dns else "none"
-    click.echo(f"  VIP {vip}; DNS {dns}; guarded ports {', '.join(map(str, cluster.guarded_ports))}; webhooks {len(cluster.notify)}")
-    click.echo(f"  lease L {t.lease_s:g} s, wait W {t.wait_s:.2f} s, cool-down {t.cooldown_s:g} s; ZooKeeper tick {t.zookeeper_tick_s:g} s")
+    click.echo(
+        f"  VIP {vip}; DNS {dns}; guarded ports {', '.join(map(str, cluster.guarded_ports))}; webhooks {len(cluster.notify)}"
+    )
+    click.echo(
+        f"  lease L {t.lease_s:g} s, wait W {t.wait_s:.2f} s, cool-down {t.cooldown_s:g} s; "
+        f"ZooKeeper tick {t.zookeeper_tick_s:g} s"
+    )
     click.echo("\n  longest write outage that these timers permit; the usual one is far shorter:")
     rows = [(o.fault, _outage(o.seconds), o.how) for o in worst_case_outage(cluster)]
     click.echo(table(("FAULT", "AT MOST", "BECAUSE"), rows, indent="  "))

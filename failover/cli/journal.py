@@ -71,7 +71,16 @@ def history(scope: Scope, last: int) -> int:
         click.echo("no operation yet")
     else:
         rows = [
-            (s.id, s.kind, f"{s.old} -> {s.new or '-'}", s.result, span(s.took_s), local_time(s.started_at), s.requester, s.reason)
+            (
+                s.id,
+                s.kind,
+                f"{s.old} -> {s.new or '-'}",
+                s.result,
+                span(s.took_s),
+                local_time(s.started_at),
+                s.requester,
+                s.reason,
+            )
             for s in stories
         ]
         click.echo(table(("OPERATION", "KIND", "FROM -> TO", "RESULT", "TOOK", "STARTED", "BY", "REASON"), rows))

@@ -55,7 +55,9 @@ class Suggesting(click.Group):
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
             known = ", ".join(self.list_commands(ctx))
-            ctx.fail(f"no command {name!r}; " + (f"did you mean `{ctx.command_path} {near[0]}`?" if near else f"there are: {known}"))
+            ctx.fail(
+                f"no command {name!r}; " + (f"did you mean `{ctx.command_path} {near[0]}`?" if near else f"there are: {known}")
+            )
         return super().resolve_command(ctx, args)
 
 

@@ -40,6 +40,7 @@ EXIT_CODES = {
 }
 
 TIMEOUT_S = 30.0
+_FILE = click.Path(path_type=Path)
 Command = Callable[..., int]
 
 
@@ -105,7 +106,7 @@ class Manner:
 def common_options(command: Callable[..., object]) -> Callable[..., object]:
     """The options themselves, for the group and for every command."""
     for option in reversed((
-        click.option("--config", type=click.Path(path_type=Path), help="Default: $FAILOVER_CONFIG, else /etc/failover/failover.yml."),
+        click.option("--config", type=_FILE, help="Default: $FAILOVER_CONFIG, or /etc/failover/failover.yml."),
         click.option("-C", "--cluster", help="Which cluster; needed if the file has several."),
         click.option("-o", "--output", type=click.Choice(["table", "json"]), help="Default: table."),
         click.option("--timeout", "timeout_s", type=Duration(), help="How long to wait. Default: 30s."),

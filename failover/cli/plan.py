@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def plan(scope: Scope, member: str | None) -> int:
     """What would happen if MEMBER died now: verdict, ranking with reasons, steps, blockers, what is at risk.
 
-    Exit code 0: a failover would succeed or none would be needed; 10: it would be held or blocked.
+    Exit code 0: it would fail over, or need not; 10: it would hold, not act, or writes would block.
     """
     from failover.cli.printing import emit_json
     from failover.cli.reading import opened
@@ -41,8 +41,7 @@ def plan(scope: Scope, member: str | None) -> int:
         emit_json({"cluster": view.cluster.name, **document})
     else:
         _show(found, scope.color)
-    would_do = found.verdict == "failover" or (found.role == "standby" and "BLOCK" not in found.says)
-    return options.DONE if would_do else options.PROBLEMS
+    return options.DONE if found.verdict in ("failover", "nothing") else options.PROBLEMS
 
 
 def cooldown_left_s(view: View, look: Look, deadline_s: float) -> float | None:
@@ -68,9 +67,9 @@ def _show(found: Hypothesis, color: bool) -> None:
         click.echo(f"BLOCK  {blocker}")
     if found.ranking:
         rows = [
-            ("*" if rank.chosen else "", rank.member, amount(rank.lag_bytes), (rank.position or "-").partition(" ")[0], rank.why or "chosen")
-            for rank in found.ranking
-        ]  # fmt: skip
+            ("*" if r.chosen else "", r.member, amount(r.lag_bytes), (r.position or "-").partition(" ")[0], r.why or "chosen")
+            for r in found.ranking
+        ]
         click.echo("\n" + table(("", "MEMBER", "BEHIND", "POSITION", "WHY"), rows))
     if found.steps:
         click.echo("")

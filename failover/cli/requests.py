@@ -83,7 +83,7 @@ def off(scope: Scope, manner: Manner, member: str) -> int:
 
 # --- one path for all of them -----------------------------------------------------------------------------------------------
 def _perform(scope: Scope, manner: Manner, kind: str, **fields: object) -> int:
-    if not (manner.yes or manner.dry_run or sys.stdin.isatty()):
+    if not (manner.yes or manner.dry_run or _is_terminal()):
         raise click.UsageError("nobody is there to ask (no terminal): say --yes, or --dry-run to see what would be done")
     from failover.cli.asking import ask, new_request
     from failover.cli.reading import opened
@@ -103,6 +103,10 @@ def _perform(scope: Scope, manner: Manner, kind: str, **fields: object) -> int:
         if not answer.accepted:
             return _refused(scope, view, request, answer)
         return _carried_out(scope, manner, view, request, answer, end_s)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _judged(look: Look, view: View, request: Request) -> tuple[Answer, str]:
@@ -155,17 +159,16 @@ def _rehearse(scope: Scope, view: View, request: Request) -> int:
 
 
 def _confirmed(view: View, request: Request) -> bool:
-    """Show what would come of it, then ask once. Ctrl-D is a no."""
+    """Show what would come of it, then ask once."""
     answer, would = _judged(view.watch(), view, request)
     say(would)
     for reason in answer.reasons:
         say(f"  would be refused: {reason}")
     try:
         return click.confirm("Go on?", default=False, err=True)
-    except click.exceptions.Abort:
-        if sys.exc_info()[1] is not None and isinstance(sys.exc_info()[1].__context__, KeyboardInterrupt):  # type: ignore[union-attr]
-            raise
-        return False
+    except click.exceptions.Abort:  # Ctrl-C or Ctrl-D
+        say("\nnothing was done")
+        raise
 
 
 def _refused(scope: Scope, view: View, request: Request, answer: Answer) -> int:
@@ -218,7 +221,9 @@ def _accepted(scope: Scope, request: Request, answer: Answer, guarded: str | Non
     elif guarded:
         click.echo(f"adopted: {guarded} is primary under its own proof")
     else:
-        click.echo(f"{request.kind.value}: done, says {answer.by}" if not late else "adopted; the primary's guardian has no proof yet")
+        click.echo(
+            f"{request.kind.value}: done, says {answer.by}" if not late else "adopted; the primary's guardian has no proof yet"
+        )
     if late:
         say("next: `failoverctl status` says what the primary's guardian waits for")
     return options.LATE if late else options.DONE

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--fresh/--quick", default=True, help="Look until every guardian has spoken again, at most 1.3 s (default), or once.")
+@click.option(
+    "--fresh/--quick", default=True, help="Look until every guardian has spoken again, at most 1.3 s (default), or once."
+)
 @common
 def status(scope: Scope, fresh: bool) -> int:
     """What is, and what is wrong with it. Exit code 0: healthy; 10: there are problems; 4: nobody is there."""
@@ -30,7 +32,7 @@ def status(scope: Scope, fresh: bool) -> int:
     if scope.json:
         emit_json(document)
     else:
-        show(document, scope.color)
+        show(document, scope.color, paused_left_s(look))
     if look.seen.term is None:
         return options.NOBODY
     return options.PROBLEMS if found else options.DONE
@@ -107,17 +109,30 @@ def _controllers(view: View, look: Look) -> list[dict[str, object]]:
 
 
 # --- for people -----------------------------------------------------------------------------------------------------------
-def show(document: dict[str, object], color: bool) -> None:
+def paused_left_s(look: Look) -> float | None:
+    """How long the pause still lasts, by wall clocks and for people: the leader counts on its own clock."""
+    from failover.cli.asking import wall_s
+    from failover.clock import wall_text
+
+    policy = look.seen.policy.value if look.seen.policy else None
+    if policy is None or policy.paused_for_s is None:
+        return None
+    return max(policy.paused_for_s - (wall_s(wall_text()) - wall_s(policy.paused_at_wall)), 0.0)
+
+
+def show(document: dict[str, object], color: bool, paused_left_s: float | None = None) -> None:
     """The same document as a page. Raises nothing: every field has its dash."""
     from failover.cli.printing import bold, paint
 
     d: dict[str, object] = document
     primary = d["primary"] or "nobody"
-    click.echo(bold(f"{d['cluster']}  {d['engine']}  {d['replication']}  {d['mode']}  epoch {d['epoch']}  primary {primary}", color))
+    click.echo(
+        bold(f"{d['cluster']}  {d['engine']}  {d['replication']}  {d['mode']}  epoch {d['epoch']}  primary {primary}", color)
+    )
     click.echo(_sync_line(d))
     click.echo(_controller_line(d))
     if d["paused"]:
-        click.echo(paint(_paused_line(d["paused"]), "yellow", color))
+        click.echo(paint(_paused_line(d["paused"], paused_left_s), "yellow", color))
     click.echo("")
     click.echo(_members_table(d, color))
     if d["operation"]:
@@ -128,7 +143,7 @@ def show(document: dict[str, object], color: bool) -> None:
     if not problems:
         click.echo(paint("healthy", "green", color))
     for number, problem in enumerate(problems, start=1):
-        click.echo(paint(f"{number}. {problem['text']}", "red" if color else "", color) if color else f"{number}. {problem['text']}")
+        click.echo(paint(f"{number}. {problem['text']}", "red", color))
         if problem["hint"]:
             click.echo(f"   next: {problem['hint']}")
 
@@ -143,18 +158,19 @@ def _sync_line(d: dict[str, object]) -> str:
 
 
 def _controller_line(d: dict[str, object]) -> str:
-    marks = [
-        f"{c['name']}{' (leader)' if c['leader'] else ''}{' (absent)' if c['digest'] is None else ''}" for c in _rows(d["controllers"])
-    ]  # fmt: skip
-    return "controllers: " + ", ".join(marks)
+    def mark(c: dict[str, object]) -> str:
+        return " (leader)" if c["leader"] else " (absent)" if c["digest"] is None else ""
+
+    return "controllers: " + ", ".join(f"{c['name']}{mark(c)}" for c in _rows(d["controllers"]))
 
 
-def _paused_line(paused: object) -> str:
+def _paused_line(paused: object, left_s: float | None) -> str:
     from failover.cli.printing import span
 
     p = paused if isinstance(paused, dict) else {}
     reason = f": {p['reason']}" if p.get("reason") else ""
-    return f"PAUSED for {span(p.get('for_s'))} by {p.get('by')}{reason}"
+    left = "" if left_s is None else f", {span(left_s)} left"
+    return f"PAUSED for {span(p.get('for_s'))} by {p.get('by')}{left}{reason}"
 
 
 def _members_table(d: dict[str, object], color: bool) -> str:

@@ -13,7 +13,15 @@ from failover.core.decide import decide
 from failover.core.failover import confirm
 from failover.core.machine import Go, Situation, Wait
 from failover.core.model import (
-    Claim, Grant, Operation, OperationKind, Policy, Position, Receipt, Replication, Stored,
+    Claim,
+    Grant,
+    Operation,
+    OperationKind,
+    Policy,
+    Position,
+    Receipt,
+    Replication,
+    Stored,
 )  # fmt: skip
 from failover.core.observation import Observation
 from failover.core.plan import Create, Verdict
@@ -38,7 +46,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """`verdict`: failover, hold, nothing (blocked, or no primary is concerned). `says` is the sentence for people."""
+    """`says` is for people. `verdict`: failover, hold, blocked (the leader would not act), nothing (needed), writes-block."""
 
     member: str
     role: str
@@ -56,13 +64,13 @@ def if_dies(seen: Observation, rules: Rules, member: str, cooldown_left_s: float
     """The answer for `member`. `cooldown_left_s`: the asker's estimate, 0 if over, None if there is none to be known."""
     grant = seen.grant.value if seen.grant else None
     if rules.member(member) is None:
-        return Hypothesis(member, "none", "nothing", f"{member} is no member; there are: {_names(rules)}")
+        return Hypothesis(member, "none", "blocked", f"{member} is no member; there are: {_names(rules)}")
     if grant is None:
-        return Hypothesis(member, "not adopted", "nothing", "this cluster is not adopted: nothing would be done")
+        return Hypothesis(member, "not adopted", "blocked", "this cluster is not adopted: nothing would be done")
     if seen.operation is not None:
         doing = seen.operation.value
         says = f"{doing.kind.value} {doing.id} is under way (phase {doing.phase}); ask again when it has ended"
-        return Hypothesis(member, "unknown", "nothing", says)
+        return Hypothesis(member, "unknown", "blocked", says)
     if grant.member == member:
         return _primary_dies(seen, rules, grant, member, cooldown_left_s)
     return _standby_dies(seen, rules, grant, member)
@@ -116,7 +124,7 @@ def _blockers(seen: Observation, rules: Rules, grant: Grant, dead: str, cooldown
 def _verdict(rules: Rules, member: str, choice: Choice, blockers: tuple[str, ...]) -> tuple[str, str]:
     if blockers:
         then = f"; by hand it would go to {choice.candidate}" if choice.candidate else f"; by hand it would hold: {choice.hold}"
-        return "nothing", f"If {member} died now: NO FAILOVER, {'; '.join(blockers)}{then}"
+        return "blocked", f"If {member} died now: NO FAILOVER, {'; '.join(blockers)}{then}"
     if choice.candidate is None:
         return "hold", f"If {member} died now: HELD, nobody is promoted: {choice.hold}"
     return "failover", f"If {member} died now: AUTOMATIC FAILOVER -> {choice.candidate}"
@@ -195,40 +203,39 @@ def _claimed(seen: Observation, rules: Rules, grant: Grant, dead: str) -> Situat
 def _standby_dies(seen: Observation, rules: Rules, grant: Grant, member: str) -> Hypothesis:
     without = replace(seen, members={name: s for name, s in seen.members.items() if name != member})
     primary = grant.member or ""
-    notes = []
+    concerned = any(member in pair.names for pair in grant.sync)
     left = wanted_names(without, rules, primary)
-    pairs = [pair for pair in grant.sync if pair.names]
-    concerned = [pair for pair in pairs if member in pair.names]
-    says = f"If {member} died now: no failover, {primary or 'nobody'} stays primary; {_commits(rules, concerned, left)}"
-    edit = next_edit(without, rules, grant)
-    after = edit[0] if edit else None
-    if concerned and after is not None:
-        notes.append(f"the leader would then edit the sync set: {edit[1] if edit else ''}")
+    verdict, commits = _commits(rules, concerned, left)
+    says = f"If {member} died now: no failover, {primary or 'nobody'} stays primary; {commits}"
+    notes = []
+    edit = next_edit(without, rules, grant) if concerned else None
+    if edit is not None:
+        notes.append(f"the leader would then edit the sync set: {edit[1]}")
     if primary:
-        notes.append(_and_then(without, rules, grant, primary, "as long as that is not in force"))
-        settled = replace(after, sync=after.sync[-1:]) if after else None
-        if settled is not None and seen.grant is not None:
-            later = replace(without, grant=replace(seen.grant, value=settled))
-            notes.append(_and_then(later, rules, settled, primary, "once it is in force"))
-    return Hypothesis(member, "standby", "nothing", says, at_risk="nothing", notes=tuple(notes))
+        notes.append(_and_then(without, rules, grant, primary, "before anything else changed" if edit else "then"))
+    if edit is not None and seen.grant is not None:
+        settled = replace(edit[0], sync=edit[0].sync[-1:])
+        later = replace(without, grant=replace(seen.grant, value=settled))
+        notes.append(_and_then(later, rules, settled, primary, "once that is in force"))
+    return Hypothesis(member, "standby", verdict, says, at_risk="nothing", notes=tuple(notes))
 
 
-def _commits(rules: Rules, concerned: list[object], left: tuple[str, ...]) -> str:
-    """What a commit would feel."""
+def _commits(rules: Rules, concerned: bool, left: tuple[str, ...]) -> tuple[str, str]:
+    """What a commit would feel: the verdict, and the words."""
     if not concerned or rules.replication is Replication.ASYNC:
-        return "writes go on"
+        return "nothing", "writes go on"
     if left:
-        return f"writes go on: {', '.join(left)} acknowledges"
+        return "nothing", f"writes go on: {', '.join(left)} acknowledges"
     if rules.replication is Replication.STRICT:
-        return "WRITES BLOCK until a standby streams again (replication: strict)"
-    return f"writes stop for about {rules.gone_s:.0f} s, then wait for nobody (replication: sync, degraded)"
+        return "writes-block", "WRITES BLOCK until a standby streams again (replication: strict)"
+    return "nothing", f"writes stop for about {rules.gone_s:.0f} s, then wait for nobody (replication: sync, degraded)"
 
 
 def _and_then(seen: Observation, rules: Rules, grant: Grant, primary: str, when: str) -> str:
     policy = seen.policy.value if seen.policy else Policy()
     choice = choose(rules, grant, policy, standing(seen, rules, primary), primary, None)
     fate = f"failover to {choice.candidate}" if choice.candidate else f"HELD: {choice.hold}"
-    return f"if {primary} died after it, {when}: {fate}"
+    return f"if {primary} died too, {when}: {fate}"
 
 
 def _names(rules: Rules) -> str:

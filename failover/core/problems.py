@@ -29,7 +29,11 @@ def find_problems(
             *_standbys(seen, rules, grant), *_sync(seen, rules, grant),
         ]  # fmt: skip
     found += [*_operation(seen), *_switches(seen)]
-    found += [problem for _, stored in sorted(seen.controllers.items()) for problem in _told_by(stored.value.name, stored.value.problems)]
+    found += [
+        problem
+        for _, stored in sorted(seen.controllers.items())
+        for problem in _told_by(stored.value.name, stored.value.problems)
+    ]
     found += [Problem("corrupt", f"a record cannot be read: {text}", "look at it with a ZooKeeper shell") for text in corrupt]
     return tuple(dict.fromkeys(found))
 
@@ -38,7 +42,9 @@ def _controllers(seen: Observation, rules: Rules, leader: str | None, digest: st
     if seen.term is None:
         yield Problem("never-run", f"no controller has ever run for {rules.cluster}", "start failoverd on every controller host")
     elif leader is None:
-        yield Problem("no-leader", "no controller leads: nothing is decided", "systemctl status failoverd on the controller hosts")
+        yield Problem(
+            "no-leader", "no controller leads: nothing is decided", "systemctl status failoverd on the controller hosts"
+        )
     absent = [name for name in rules.controllers if name not in seen.controllers]
     if absent:
         here = len(rules.controllers) - len(absent)
@@ -48,7 +54,9 @@ def _controllers(seen: Observation, rules: Rules, leader: str | None, digest: st
         yield Problem("controllers-missing", text, f"systemctl status failoverd on {', '.join(absent)}")
     strangers = sorted(set(seen.controllers) - set(rules.controllers))
     if strangers:
-        yield Problem("controller-unknown", f"not in this configuration: controller {', '.join(strangers)}", "failoverctl config check")
+        yield Problem(
+            "controller-unknown", f"not in this configuration: controller {', '.join(strangers)}", "failoverctl config check"
+        )
     yield from _digests(seen, digest)
 
 
@@ -61,12 +69,16 @@ def _digests(seen: Observation, own: str | None) -> Found:
         groups = " | ".join(f"{', '.join(names)} ({digest[:8]})" for digest, names in by_digest.items())
         yield Problem("configuration-differs", f"controllers run with different configuration files: {groups}", hint)
     if own and by_digest and own not in by_digest:
-        yield Problem("own-configuration-differs", f"this host's configuration file ({own[:8]}) is not what the controllers run with", hint)
+        yield Problem(
+            "own-configuration-differs", f"this host's configuration file ({own[:8]}) is not what the controllers run with", hint
+        )
 
 
 def _adoption(seen: Observation) -> Found:
     if seen.grant is None:
-        yield Problem("not-adopted", "this cluster is not adopted: nobody is guarded and nothing would be done", "failoverctl adopt")
+        yield Problem(
+            "not-adopted", "this cluster is not adopted: nobody is guarded and nothing would be done", "failoverctl adopt"
+        )
 
 
 def _members(seen: Observation, rules: Rules) -> Found:
@@ -74,7 +86,9 @@ def _members(seen: Observation, rules: Rules) -> Found:
         stored = seen.members.get(member.name)
         status = seen.status(member.name, rules.gone_s)
         if stored is None:
-            yield Problem("member-unknown", f"{member.name} has never reported", f"systemctl status failover-guardian on {member.name}")
+            yield Problem(
+                "member-unknown", f"{member.name} has never reported", f"systemctl status failover-guardian on {member.name}"
+            )
         elif status is None:
             yield Problem(
                 "member-silent", f"{member.name} is silent: its guardian does not report",
@@ -85,7 +99,9 @@ def _members(seen: Observation, rules: Rules) -> Found:
             if status.rejoin:
                 yield Problem("rejoin", f"{member.name} does not rejoin: {status.rejoin}", "playbooks/reseed.md")
             if status.gate.startswith("unknown"):
-                yield Problem("gate-unknown", f"{member.name}: the gate cannot be read: {status.gate}", f"nft list ruleset on {member.name}")
+                yield Problem(
+                    "gate-unknown", f"{member.name}: the gate cannot be read: {status.gate}", f"nft list ruleset on {member.name}"
+                )
 
 
 def _told_by(name: str, problems: Sequence[Problem]) -> Found:
@@ -98,26 +114,32 @@ def _system_identifier(seen: Observation, rules: Rules, grant: Grant) -> Found:
     for member in rules.members:
         status = seen.status(member.name, rules.gone_s)
         if grant.system_identifier and status and status.system_identifier not in ("", grant.system_identifier):
-            text = f"{member.name} holds another database: system identifier {status.system_identifier}, not {grant.system_identifier}"
+            found = status.system_identifier
+            text = f"{member.name} holds another database: system identifier {found}, not {grant.system_identifier}"
             yield Problem("system-identifier", text, "playbooks/reseed.md")
 
 
 def _primary(seen: Observation, rules: Rules, grant: Grant) -> Found:
     if grant.member is None:
         if seen.operation is None:
-            yield Problem("no-primary", f"the grant names nobody (epoch {grant.epoch}) and no operation is under way", "failoverctl history")
+            yield Problem(
+                "no-primary", f"the grant names nobody (epoch {grant.epoch}) and no operation is under way", "failoverctl history"
+            )
         return
     status = seen.status(grant.member, rules.gone_s)
     if status is not None:
         yield from _gate(seen, grant, status)
         if not status.writable and seen.operation is None:
-            text = f"{grant.member} has the grant of epoch {grant.epoch} and does not take writes ({status.role.value}): {status.guardian}"
+            what = f"has the grant of epoch {grant.epoch} and does not take writes"
+            text = f"{grant.member} {what} ({status.role.value}): {status.guardian}"
             yield Problem("primary-not-writable", text, f"failoverctl plan --if-dies {grant.member}")
     if seen.operation is None:
         yield from _lost(seen, rules, grant)
     others = [n for n, s in seen.members.items() if n != grant.member and s.value.writable and seen.status(n, rules.gone_s)]
     for name in sorted(others):
-        yield Problem("second-writer", f"{name} says it takes writes and has no grant", f"failover-hostagent fence on {name}; report this")
+        yield Problem(
+            "second-writer", f"{name} says it takes writes and has no grant", f"failover-hostagent fence on {name}; report this"
+        )
 
 
 def _gate(seen: Observation, grant: Grant, status: MemberStatus) -> Found:
@@ -152,7 +174,9 @@ def _vip(seen: Observation, rules: Rules, grant: Grant) -> Found:
         text = f"the VIP {rules.service_address} is on {', '.join(wrong)}; the primary is {grant.member}"
         yield Problem("vip-wrong", text, "failoverctl check; the leader moves it while the cluster is not paused")
     elif not holders and seen.status(grant.member, rules.gone_s):
-        yield Problem("vip-nowhere", f"the VIP {rules.service_address} is on no member", "failoverctl check; is vip.interface right?")
+        yield Problem(
+            "vip-nowhere", f"the VIP {rules.service_address} is on no member", "failoverctl check; is vip.interface right?"
+        )
 
 
 def _standbys(seen: Observation, rules: Rules, grant: Grant) -> Found:
@@ -181,10 +205,16 @@ def _sync(seen: Observation, rules: Rules, grant: Grant) -> Found:
     in_force = [pair for pair in grant.sync if pair.names]
     if rules.replication is Replication.STRICT:
         if not in_force:
-            yield Problem("sync-not-in-force", "replication is strict, and no sync set is in force yet: nothing is promised", "failoverctl status again")
+            yield Problem(
+                "sync-not-in-force",
+                "replication is strict, and no sync set is in force yet: nothing is promised",
+                "failoverctl status again",
+            )
         elif not any(set(pair.names) & set(streaming) for pair in in_force):
             waiting = ", ".join(dict.fromkeys(name for pair in in_force for name in pair.names))
-            yield Problem("writes-block", f"writes block: a commit waits for one of ({waiting}), and none streams", "bring a standby back")
+            yield Problem(
+                "writes-block", f"writes block: a commit waits for one of ({waiting}), and none streams", "bring a standby back"
+            )
     elif not in_force:
         yield Problem("sync-degraded", "replication is sync and degraded: a commit waits for nobody", "bring a standby back")
     if len(grant.sync) > 1:
@@ -196,7 +226,9 @@ def _operation(seen: Observation) -> Found:
     if seen.operation is not None and seen.operation.value.held:
         doing = seen.operation.value
         kind = "failover" if doing.kind is OperationKind.FAILOVER else "switchover"
-        yield Problem("held", f"{kind} {doing.id} is held in phase {doing.phase}: {doing.held}", f"failoverctl timeline {doing.id}")
+        yield Problem(
+            "held", f"{kind} {doing.id} is held in phase {doing.phase}: {doing.held}", f"failoverctl timeline {doing.id}"
+        )
 
 
 def _switches(seen: Observation) -> Found:
@@ -204,7 +236,9 @@ def _switches(seen: Observation) -> Found:
     if policy is None:
         return
     if policy.mode is Mode.OBSERVE:
-        yield Problem("observe", "mode is observe: losses are judged and logged, nothing is done", "mode: automatic in failover.yml")
+        yield Problem(
+            "observe", "mode is observe: losses are judged and logged, nothing is done", "mode: automatic in failover.yml"
+        )
     if policy.paused:
         why = f": {policy.paused_reason}" if policy.paused_reason else ""
         yield Problem("paused", f"paused by {policy.paused_by}{why}; no automatic action", "failoverctl resume")

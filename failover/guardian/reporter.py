@@ -35,6 +35,8 @@ class Reporter:
         self._last: MemberStatus | None = None
         self._last_at_s = 0.0
         self._trouble: str | None = None
+        self._vip_there = False
+        self._vip_due_s = 0.0
 
     def look(self) -> None:
         """Ask the database now and put the answer on the board."""
@@ -77,7 +79,7 @@ class Reporter:
             streaming=bool(local and local.streaming and self._follows_granted(facts, local)),
             gate=self._gate_word(facts),
             epoch=facts.epoch if writable else 0,
-            vip=self._vip.held() if self._vip else False,
+            vip=self._has_vip(),
             writable=writable,
             heartbeat=local.heartbeat if local else None,
             heartbeat_fails=own.heartbeat_fails,
@@ -88,6 +90,13 @@ class Reporter:
             problems=tuple(text for text in (self._trouble, self._keeper.alarm) if text),
             guardian=duty(facts).says,
         )
+
+    def _has_vip(self) -> bool:
+        """Asked of the kernel once a second: each look costs a process."""
+        now_s = boottime_s()
+        if self._vip is not None and now_s >= self._vip_due_s:
+            self._vip_there, self._vip_due_s = self._vip.held(), now_s + REFRESH_S
+        return self._vip_there
 
     def _follows_granted(self, facts: LocalFacts, local: LocalState) -> bool:
         """Before adoption any upstream counts; after it only the granted member."""

@@ -54,6 +54,7 @@ class Warden:
         self._board, self._ledger, self._hands, self._look, self._tell = board, ledger, hands, look, tell
         self._me = board.identity.me
         self._said: str | None = None
+        self._vip_due_s = 0.0
         self._doers: dict[Duty, Callable[[LocalFacts], None]] = {
             Duty.FENCE: self._fence, Duty.HAND_OVER: self._hand_over, Duty.GIVE_BACK: self._give_back,
             Duty.SOFT_FENCE: self._soft_fence, Duty.START: self._start, Duty.PROMOTE: self._promote,
@@ -208,6 +209,9 @@ class Warden:
         vip = self._hands.vip
         if vip is None or self._board.own.served != facts.epoch:
             return
+        if facts.now_s < self._vip_due_s:
+            return
+        self._vip_due_s = facts.now_s + facts.times.renew_s
         if self._board.own.vip_wanted or vip.held():
             self._board.note(vip_wanted=True)
             vip.hold(self._vip_lifetime_s(facts), announce=False)

@@ -136,9 +136,7 @@ class AgentChannel:
                 raise Unreachable(f"{self._host}: the SSH line is closed")
             if self._attempt is None or self._attempt.done():
                 self._attempt = Future()
-                threading.Thread(
-                    target=self._open, args=(self._attempt,), name=f"ssh-open-{self._host}", daemon=True
-                ).start()
+                threading.Thread(target=self._open, args=(self._attempt,), name=f"ssh-open-{self._host}", daemon=True).start()
             attempt = self._attempt
         try:
             return attempt.result(timeout=max(0.0, until_s - boottime_s()))

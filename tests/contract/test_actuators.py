@@ -181,9 +181,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[SshWorld, Agents]]:
 def test_the_fence_names_its_three_proofs(hosts: tuple[SshWorld, Agents]) -> None:
     _, agents = hosts
     evidence = SshFencing(agents, "orders").apply(Fence("db1", 4), LONG_S)
-    assert evidence == (
-        "db1: epoch 4 closed on disk (wanted 4), gate shut, tickets flushed, no database process left [fenced]"
-    )
+    assert evidence == ("db1: epoch 4 closed on disk (wanted 4), gate shut, tickets flushed, no database process left [fenced]")
 
 
 @pytest.mark.parametrize(

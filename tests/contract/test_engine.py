@@ -417,7 +417,8 @@ def test_a_walsender_stuck_under_the_old_set_keeps_the_change_unproved(lab: Post
     lab.standby("db2")
     engine = lab.engine(lab.db1)
     engine.apply_sync(SyncSet(1, ("db2",)), 2)
-    [(walsender,)] = lab.db1.sql("SELECT pid FROM pg_stat_replication")
+    counted = "SELECT pid FROM pg_stat_replication WHERE sync_priority > 0"
+    [(walsender,)] = pg.until(lambda: lab.db1.sql(counted), what="db2 counted as synchronous")
     os.kill(walsender, signal.SIGSTOP)
     try:
         with pytest.raises(Unknown):

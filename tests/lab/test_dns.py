@@ -238,9 +238,7 @@ def key_settings(path: Path, **changes: object) -> DnsSettings:
     return DnsSettings("127.0.0.1", 53, ZONE, NAME, 5, tsig_key_file=path, **fields)  # type: ignore[arg-type]
 
 
-BLOCK = (
-    'key "k0" { algorithm hmac-sha512; secret "AAAA"; };\nkey "k1" {\n\talgorithm hmac-sha256;\n\tsecret "%s";\n};\n'
-)
+BLOCK = 'key "k0" { algorithm hmac-sha512; secret "AAAA"; };\nkey "k1" {\n\talgorithm hmac-sha256;\n\tsecret "%s";\n};\n'
 
 
 def test_a_bind_key_block_and_bare_base64_are_the_same_key(tmp_path: Path) -> None:
@@ -261,9 +259,7 @@ def test_a_bind_key_block_and_bare_base64_are_the_same_key(tmp_path: Path) -> No
         ("", {}, "holds no secret"),
     ],
 )
-def test_a_key_file_that_does_not_fit_says_why(
-    tmp_path: Path, text: str, changes: dict[str, object], fault: str
-) -> None:
+def test_a_key_file_that_does_not_fit_says_why(tmp_path: Path, text: str, changes: dict[str, object], fault: str) -> None:
     path = tmp_path / "key"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=fault):

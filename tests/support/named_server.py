@@ -83,8 +83,7 @@ class Named:
     def _write_zone(self, also: Sequence[str]) -> None:
         servers = "".join(f"@ IN NS {name}.\n" for name in also)
         (self.folder / "zone").write_text(
-            f"$ORIGIN {ZONE}.\n$TTL 5\n@ IN SOA ns1 hostmaster 1 60 10 3600 5\n@ IN NS ns1\n"
-            f"ns1 IN A {self.address}\n{servers}"
+            f"$ORIGIN {ZONE}.\n$TTL 5\n@ IN SOA ns1 hostmaster 1 60 10 3600 5\n@ IN NS ns1\nns1 IN A {self.address}\n{servers}"
         )
 
     def _configure(self, primary: Named | None, notify_port: int | None) -> None:

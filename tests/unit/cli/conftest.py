@@ -23,7 +23,16 @@ from failover.coordination.memory import MemoryEnsemble
 from failover.coordination.paths import Paths
 from failover.core.decide import decide
 from failover.core.model import (
-    ControllerStatus, Grant, Handover, MemberStatus, Mode, Policy, Receipt, Role, Seal, SyncSet,
+    ControllerStatus,
+    Grant,
+    Handover,
+    MemberStatus,
+    Mode,
+    Policy,
+    Receipt,
+    Role,
+    Seal,
+    SyncSet,
 )  # fmt: skip
 from failover.core.plan import Create, Erase, Key, Kind, Outcome, Swap
 from failover.engines import engine
@@ -64,7 +73,7 @@ class World:
     dead: set[str]
     deaf: set[str]  # guardians that do not hand over or confirm
 
-    def run(self, *args: str, input: str | None = None) -> Result:  # noqa: A002  # as CliRunner calls it
+    def run(self, *args: str, input: str | None = None) -> Result:  # as CliRunner calls it
         return CliRunner().invoke(main, ["--config", str(self.file), *args], input=input)
 
     def json(self, *args: str) -> tuple[int, Any]:

@@ -117,9 +117,7 @@ def test_no_bytes_end_the_loop(chunks: list[bytes]) -> None:
 def test_a_fence_does_not_wait_behind_a_hung_status() -> None:
     fenced = threading.Event()
     hands = ScriptedHands(status=lambda: _wait_for(fenced), fence=fenced.set)
-    said = answers(
-        hands, request_line(1, "status", {"cluster": "a"}) + request_line(2, "fence", {"cluster": "a", "closes": 4})
-    )
+    said = answers(hands, request_line(1, "status", {"cluster": "a"}) + request_line(2, "fence", {"cluster": "a", "closes": 4}))
     assert [answer["id"] for answer in said] == [2, 1]
 
 
@@ -213,9 +211,7 @@ def test_a_hung_guardian_is_fenced_without_it_and_promises_nothing_else(run_dir:
 
     server = GuardianServer(run_dir / "orders" / "guardian.sock", hung)
     try:
-        hands = GuardianHands(
-            run_dir, lambda cluster, closes: ("offline", {"closed": closes}), answer_s=0.1, work_s=0.1
-        )
+        hands = GuardianHands(run_dir, lambda cluster, closes: ("offline", {"closed": closes}), answer_s=0.1, work_s=0.1)
         assert hands.fence("orders", 4)[1] == {"closed": 4}
         with pytest.raises(Unknown):
             hands.vip_take("orders", 5)
