@@ -81,12 +81,11 @@ class ControlState:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where a standby streams from. `slot` is the physical slot kept for it there, if any."""
+    """Where a standby streams from, through the physical slot that the primary keeps for it."""
 
     member: str
     address: str
     port: int
-    slot: str | None = None
 
 
 class LocalEngine(Protocol):
@@ -131,7 +130,10 @@ class LocalEngine(Protocol):
         ...
 
     def ensure_slots(self, members: Sequence[str], budget_s: float) -> None:
-        """Exactly one physical slot of ours for each of `members`; others of ours that are idle go."""
+        """Exactly one physical slot of ours for each of `members`; others of ours that are idle go.
+
+        New ones hold no log back until their member has connected once.
+        """
         ...
 
     def checkpoint(self, budget_s: float) -> None: ...

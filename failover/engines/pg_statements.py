@@ -63,7 +63,7 @@ PROMOTE = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END"
 PRIMARY_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 
 MAKE_SLOTS = """
-SELECT pg_create_physical_replication_slot(name, true) FROM unnest(%s::text[]) AS name
+SELECT pg_create_physical_replication_slot(name, %s) FROM unnest(%s::text[]) AS name
  WHERE name NOT IN (SELECT slot_name FROM pg_replication_slots)
 """
 

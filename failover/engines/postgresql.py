@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
+from typing import TypeVar
 
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
@@ -38,6 +39,7 @@ _HEARTBEATS_KEPT = 50
 # not much less.
 _RETRY_INTERVAL = "100ms"
 _SLOT_PREFIX = "failover_"
+T = TypeVar("T")
 
 
 class PostgresLocalEngine:
@@ -58,6 +60,8 @@ class PostgresLocalEngine:
         self._monitor = monitor
         self._member = member
         self._passfile = run_dir / f"{member}.pgpass"
+        self._kept: Session | None = None
+        self._keeping = Lock()
 
     def parse_position(self, text: str) -> Lsn:
         return Lsn.parse(text)
@@ -65,15 +69,41 @@ class PostgresLocalEngine:
     # --- while it runs -----------------------------------------------------------------------------------------
 
     def state(self, budget_s: float) -> LocalState:
-        """One connection, in logical replication mode: it speaks SQL and also IDENTIFY_SYSTEM.
+        """Over one kept connection, in logical replication mode: it speaks SQL and also IDENTIFY_SYSTEM.
 
-        That alone names the timeline a standby's position belongs to; SQL knows it only while a receiver runs.
+        That alone names the timeline a standby's position belongs to; SQL knows it only while a receiver runs. Kept,
+        because during an operation positions are asked for thirty times a second, and a login costs two processes' time.
         """
-        with self._session(boottime_s() + budget_s, replication="database") as session:
+
+        def look(session: Session) -> LocalState:
             facts = session.run(pg_statements.STATE, [APPLICATION])[0]
             identity = session.run("IDENTIFY_SYSTEM")[0]
             newest = session.run(pg_statements.NEWEST_HEARTBEAT) if facts[-1] else []
-        return self._state(facts, identity, newest)
+            return self._state(facts, identity, newest)
+
+        return self._over_kept(look, boottime_s() + budget_s)
+
+    def _over_kept(self, ask: Callable[[Session], T], deadline_s: float) -> T:
+        """Ask over the kept connection; one that turns out to have died meanwhile is replaced once."""
+        with self._keeping:
+            reused = self._kept is not None
+            try:
+                return self._ask_kept(ask, deadline_s)
+            except Unknown:
+                if not reused or boottime_s() >= deadline_s:
+                    raise
+                return self._ask_kept(ask, deadline_s)
+
+    def _ask_kept(self, ask: Callable[[Session], T], deadline_s: float) -> T:
+        if self._kept is None:
+            self._kept = self._session(deadline_s, replication="database")
+        self._kept.deadline_s = deadline_s
+        try:
+            return ask(self._kept)
+        except BaseException:  # whatever it was, what is left in that connection is not an answer to the next question
+            self._kept.close()
+            self._kept = None
+            raise
 
     def prepare(self, budget_s: float) -> None:
         with self._session(boottime_s() + budget_s) as session:
@@ -108,7 +138,7 @@ class PostgresLocalEngine:
             changed = self._set(session, {"synchronous_standby_names": pg_sync.render(sync)})
             if changed or sync is not None:
                 self._prove_sync_names(sync, deadline_s)
-            self._make_slots(session, followers)
+            self._make_slots(session, followers, reserve=True)
             if not session.value("SELECT pg_is_in_recovery()"):
                 return
             before = self._identity(deadline_s).timeline
@@ -123,7 +153,7 @@ class PostgresLocalEngine:
         self._write_passfile()
         wanted = {
             "primary_conninfo": self._conninfo(upstream),
-            "primary_slot_name": upstream.slot or "",
+            "primary_slot_name": slot_name(self._member),
             "wal_retrieve_retry_interval": _RETRY_INTERVAL,
         }
         if self.main_pid() is None:
@@ -160,7 +190,7 @@ class PostgresLocalEngine:
 
     def ensure_slots(self, members: Sequence[str], budget_s: float) -> None:
         with self._session(boottime_s() + budget_s) as session:
-            self._make_slots(session, members)
+            self._make_slots(session, members, reserve=False)
             wanted = [slot_name(member) for member in members]
             session.run(pg_statements.DROP_IDLE_SLOTS, [_SLOT_PREFIX, wanted])
 
@@ -247,8 +277,7 @@ class PostgresLocalEngine:
         return Lsn(timeline, offset, pg_files.read_switches(self._instance.data_dir, timeline))
 
     def _identity(self, deadline_s: float) -> Lsn:
-        with self._session(deadline_s, replication="database") as session:
-            return self._position(session.run("IDENTIFY_SYSTEM")[0])
+        return self._over_kept(lambda session: self._position(session.run("IDENTIFY_SYSTEM")[0]), deadline_s)
 
     def _set(self, session: Session, wanted: dict[str, str]) -> bool:
         """ALTER SYSTEM what differs from the server's value, and reload. False, and nothing done, if nothing differs.
@@ -277,11 +306,12 @@ class PostgresLocalEngine:
                     session.run("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [[row[0] for row in old]])
                 self._pause(session, "a walsender of the old sync set has not ended")
 
-    def _make_slots(self, session: Session, members: Sequence[str]) -> None:
+    def _make_slots(self, session: Session, members: Sequence[str], reserve: bool) -> None:
+        """`reserve`: keep log for them from now on. Without it a slot that nobody ever uses holds nothing back."""
         names = [slot_name(member) for member in members]
         if len(set(names)) != len(names):
             raise Refused(f"two of these members would share a slot: {', '.join(members)}")
-        session.run(pg_statements.MAKE_SLOTS, [names])
+        session.run(pg_statements.MAKE_SLOTS, [reserve, names])
 
     def _leave_recovery(self, session: Session) -> None:
         session.run(pg_statements.RESUME)

@@ -190,6 +190,7 @@ class Warden:
         self._keep_vip(facts)
         if not self._board.own.prepared:
             self._hands.engine.prepare(SQL_S)
+            self._hands.engine.ensure_slots([m.name for m in self._board.identity.members if m.name != self._me], SQL_S)
             self._board.note(prepared=True)
         self._keep_sync(facts.grant.value)
 
@@ -237,7 +238,10 @@ class Warden:
 
     # --- a standby's duties ------------------------------------------------------------------------------------------
     def _seal(self, facts: LocalFacts) -> None:
-        """Persist, then the kernel, then SQL; and only then say where the log ends (kernel-proved: no acknowledgement leaves)."""
+        """Persist, then the kernel, and then say where the log ends: from the kernel's word on no acknowledgement leaves.
+
+        SQL comes last. It proves nothing (a paused replay ignores it); it only spares the receiver a long silence.
+        """
         assert facts.grant is not None and facts.grant.value.claim is not None
         claim = facts.grant.value.claim
         address = self._board.address_of(claim.old)
@@ -245,11 +249,11 @@ class Warden:
             frozen=facts.epoch, frozen_against=address, highest=max(self._hands.memory.now.highest, facts.epoch)
         )
         self._hands.sealer.seal(address, self._hands.port)
-        self._hands.engine.stop_receiving(SQL_S)
         position = self._hands.engine.state(SQL_S).position
         self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), quiet=False))
         self._board.note(sealed_for=facts.epoch)
         log.info("sealed against %s for epoch %d at %s", claim.old, facts.epoch, position.text())
+        self._hands.engine.stop_receiving(SQL_S)
 
     def _follow(self, facts: LocalFacts) -> None:
         assert facts.grant is not None and facts.grant.value.member is not None
@@ -257,6 +261,7 @@ class Warden:
         primary = facts.grant.value.member
         upstream = Upstream(primary, self._board.address_of(primary), self._hands.port)
         self._hands.engine.follow(upstream, SQL_S)
+        self._hands.engine.ensure_slots((), SQL_S)  # a former primary's slots would hold log back here for ever
         self._board.note(rejoin=None, sealed_for=0)
         log.info("following %s", primary)
         self._look()

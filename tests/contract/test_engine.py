@@ -64,7 +64,7 @@ class PostgresLab:
         return PostgresProber(server.address, server.port, "monitor", lambda: password, "postgres")
 
     def upstream(self, of: pg.PostgresServer, for_member: str) -> Upstream:
-        return Upstream(of.name, of.address, of.port, slot_name(for_member))
+        return Upstream(of.name, of.address, of.port)
 
     def standby(self, name: str, of: pg.PostgresServer | None = None, *conf: str) -> pg.PostgresServer:
         """A standby that streams from `of` through its own slot."""

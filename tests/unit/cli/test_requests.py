@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -319,7 +318,7 @@ def test_a_real_ctrl_c_ends_with_130(world: World) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False, env={**os.environ})
     assert done.returncode == options.INTERRUPTED, done.stderr
-    assert signal.SIGINT and b"Traceback" not in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 class _meanwhile:

@@ -1,0 +1,222 @@
+"""The guardian's duty table, row by row. Disabling comes before enabling, and nothing is enabled without a proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from failover.core.duty import GRANTED_BACK_AFTER_S, TABLE, Duty, LocalFacts, duty, wants_lease
+from failover.core.lease import LeaseState
+from failover.core.model import Maintenance, Mode, OperationKind, Role
+from tests.support.builders import (
+    NOW_S,
+    a_guardian,
+    a_standby,
+    claim_on,
+    granted,
+    handing_over,
+    lsn,
+    policy,
+)
+
+DISABLING = (Duty.FENCE, Duty.HAND_OVER, Duty.SOFT_FENCE)
+ENABLING = (Duty.SERVE, Duty.PROMOTE)
+NO_LEASE = LeaseState()
+
+
+def said(facts: LocalFacts) -> Duty:
+    return duty(facts).duty
+
+
+# --- watching ----------------------------------------------------------------------------------------------------------
+def test_released_by_hand_means_hands_off_even_from_a_claim() -> None:
+    assert said(a_guardian(released=True, grant=claim_on("db1", 3))) is Duty.WATCH
+
+
+def test_without_a_grant_or_in_observe_nothing_is_done() -> None:
+    assert said(a_guardian(grant=None)) is Duty.WATCH
+    assert said(a_guardian(policy=policy(mode=Mode.OBSERVE), grant=claim_on("db1", 3))) is Duty.WATCH
+    assert said(a_guardian(policy=None)) is Duty.WATCH
+
+
+# --- disabling ---------------------------------------------------------------------------------------------------------
+def test_a_claim_on_me_is_a_fence_until_my_receipt_is_in_zookeeper() -> None:
+    taken = a_guardian(grant=claim_on("db1", 3))
+    assert said(taken) is Duty.FENCE
+    dead = replace(taken, running=False, role=Role.DOWN, served=0, closed=3)
+    assert said(dead) is Duty.FENCE, "closed here, but the mailbox does not say so yet"
+    assert said(replace(dead, receipted=3)) is Duty.WAIT
+
+
+def test_a_primary_beside_anothers_grant_is_fenced_whatever_was_receipted() -> None:
+    assert said(a_guardian(grant=granted("db2", 5), receipted=4, closed=4)) is Duty.FENCE
+
+
+def test_my_own_grant_closed_here_owes_its_receipt_first() -> None:
+    died = a_guardian(running=False, role=Role.DOWN, served=0, closed=3, receipted=2)
+    assert said(died) is Duty.FENCE
+    assert said(replace(died, receipted=3)) is Duty.WAIT
+
+
+def test_a_closed_epoch_is_never_started_again_even_when_all_else_is_well() -> None:
+    died = a_guardian(running=False, role=Role.DOWN, served=0, closed=3, receipted=3)
+    assert said(died) is Duty.WAIT and not wants_lease(died)
+    assert said(replace(died, grant=granted("db1", 4))) is Duty.START, "a later epoch is a new word"
+
+
+def test_the_death_of_a_served_epoch_never_restarts_in_place_under_the_same_epoch() -> None:
+    """Even if nobody noticed the death (paused, or the pidfd was lost): an epoch that took writes is not started again."""
+    assert said(a_guardian(running=False, role=Role.DOWN)) is Duty.WAIT
+    assert said(a_guardian(running=False, role=Role.DOWN, served=2)) is Duty.START
+
+
+@pytest.mark.parametrize("proof", [LeaseState(3, NOW_S + 2.5, 1), NO_LEASE])
+def test_an_order_to_hand_over_beats_serving(proof: LeaseState) -> None:
+    ordered = a_guardian(operation=handing_over(), lease=proof)
+    assert said(ordered) is Duty.HAND_OVER and not wants_lease(ordered)
+
+
+@pytest.mark.parametrize("elsewhere", [
+    {"phase": "prepared"}, {"phase": "claimed"}, {"old": "db2"}, {"old_epoch": 2}, {"kind": OperationKind.FAILOVER},
+])  # fmt: skip
+def test_only_the_order_to_me_for_this_epoch_in_this_phase_stops_writes(elsewhere: dict[str, object]) -> None:
+    assert said(a_guardian(operation=handing_over(**elsewhere))) is Duty.SERVE
+
+
+def test_a_late_handover_is_given_back_and_only_then_asks_for_a_new_lease() -> None:
+    early = a_guardian(operation=handing_over(), handover_since_s=NOW_S - 9.9, lease=NO_LEASE, served=0)
+    assert said(early) is Duty.HAND_OVER and not wants_lease(early)
+    late = replace(early, handover_since_s=NOW_S - 10.0)
+    assert said(late) is Duty.GIVE_BACK and wants_lease(late)
+
+
+def test_after_the_claim_nothing_is_given_back() -> None:
+    late = a_guardian(operation=handing_over(), handover_since_s=NOW_S - 60, grant=claim_on("db1", 3), lease=NO_LEASE)
+    assert said(late) is Duty.FENCE and not wants_lease(late)
+
+
+def test_sessions_end_in_order_from_d_minus_f_on() -> None:
+    assert said(a_guardian(lease=LeaseState(3, NOW_S + 0.51, 1))) is Duty.SERVE
+    assert said(a_guardian(lease=LeaseState(3, NOW_S + 0.5, 1))) is Duty.SOFT_FENCE
+    assert said(a_guardian(lease=NO_LEASE)) is Duty.SOFT_FENCE
+
+
+def test_an_adopted_primary_that_never_served_waits_for_its_proof_instead_of_ending_sessions() -> None:
+    assert said(a_guardian(lease=NO_LEASE, served=0)) is Duty.WAIT
+
+
+def test_paused_no_deadline_ends_sessions() -> None:
+    assert said(a_guardian(policy=policy(paused_for_s=60.0), lease=LeaseState(3, NOW_S - 100, 1))) is Duty.SERVE
+
+
+# --- enabling ------------------------------------------------------------------------------------------------------------
+def test_promotion_needs_the_grant_and_a_lease_of_that_epoch() -> None:
+    chosen = a_standby(grant=granted("db2", 5), lease=LeaseState(5, NOW_S + 2, 1))
+    assert said(chosen) is Duty.PROMOTE
+    assert said(replace(chosen, lease=NO_LEASE)) is Duty.WAIT
+    assert said(replace(chosen, lease=LeaseState(4, NOW_S + 2, 1))) is Duty.WAIT, "a lease of another epoch proves nothing"
+    assert said(replace(chosen, lease=LeaseState(5, NOW_S, 1))) is Duty.WAIT, "it ended this instant"
+
+
+def test_paused_a_first_opening_still_needs_a_proof() -> None:
+    chosen = a_standby(grant=granted("db2", 5), policy=policy(paused_for_s=60.0))
+    assert said(chosen) is Duty.WAIT and wants_lease(chosen)
+
+
+def test_a_granted_member_whose_database_is_down_is_started_as_a_standby() -> None:
+    assert said(a_standby(grant=granted("db2", 5), running=False, role=Role.DOWN)) is Duty.START
+
+
+def test_people_at_work_are_not_disturbed_by_a_start() -> None:
+    down = a_standby(running=False, role=Role.DOWN)
+    assert said(replace(down, policy=policy(maintenance=(Maintenance("db2", 60, "disk", "ann"),)))) is Duty.HOLD
+    assert said(replace(down, policy=policy(paused_for_s=60.0))) is Duty.HOLD
+    assert said(replace(down, policy=policy(maintenance=(Maintenance("db3", 60, "disk", "ann"),)))) is Duty.START
+
+
+# --- a standby ---------------------------------------------------------------------------------------------------------
+def test_a_standby_seals_once_for_each_claim() -> None:
+    facts = a_standby(grant=claim_on("db1", 3))
+    assert said(facts) is Duty.SEAL
+    sealed = replace(facts, sealed_for=4, frozen=4, upstream=None)
+    assert said(sealed) is Duty.WAIT
+    assert said(replace(sealed, grant=claim_on("db3", 5))) is Duty.SEAL, "a later claim needs a report of its own"
+
+
+def test_an_old_primary_that_only_just_started_has_no_say() -> None:
+    assert said(a_standby("db1", grant=claim_on("db2", 5), upstream=None, receipted=4, closed=4)) is Duty.WAIT
+
+
+def test_the_fenced_old_primary_comes_back_as_a_standby_when_nobody_took_over() -> None:
+    alone = a_standby("db1", running=False, role=Role.DOWN, receipted=3, closed=3, upstream=None)
+    just = replace(alone, grant=claim_on("db1", 3, seen_at_s=NOW_S - GRANTED_BACK_AFTER_S))
+    assert said(just) is Duty.WAIT
+    assert said(replace(just, now_s=NOW_S + 0.1)) is Duty.START
+
+
+def test_a_standby_follows_only_a_primary_that_has_everything_it_has() -> None:
+    moved = a_standby(grant=granted("db3", 5), grant_position=lsn("2@0/600 1:0/500"))
+    assert said(moved) is Duty.FOLLOW
+    assert said(replace(moved, upstream="db3")) is Duty.STAND_BY
+    assert said(replace(moved, position=lsn("1@0/501"))) is Duty.HOLD, "diverged"
+    assert said(replace(moved, grant_position=None)) is Duty.WAIT, "not known yet is not diverged"
+    assert said(replace(moved, grant_position=lsn("1@0/400"))) is Duty.WAIT, "behind on one history: it will catch up"
+
+
+def test_a_frozen_standby_receives_again_only_under_a_later_grant() -> None:
+    """The claim it froze for (epoch 6) is later than the grant in view (5): a stale picture thaws nothing."""
+    frozen = a_standby(grant=granted("db1", 5), frozen=6)
+    assert said(frozen) is not Duty.STAND_BY
+    assert said(replace(frozen, grant=granted("db1", 7))) is Duty.STAND_BY
+
+
+@pytest.mark.xfail(strict=True, reason="FOLLOW does not ask for a later epoch than the frozen one: core/duty.py, row FOLLOW")
+def test_a_frozen_standby_does_not_follow_under_an_earlier_grant_either() -> None:
+    frozen = a_standby(grant=granted("db1", 5), frozen=6, upstream=None)
+    assert said(frozen) is Duty.WAIT
+
+
+def test_a_standby_that_is_down_is_started_for_anothers_grant() -> None:
+    assert said(a_standby(running=False, role=Role.DOWN, upstream=None)) is Duty.START
+
+
+@pytest.mark.xfail(strict=True, reason="nobody but the guardian starts it, and no row does while a claim runs: core/duty.py")
+def test_a_standby_that_is_down_when_the_claim_comes_is_started_so_that_it_can_testify() -> None:
+    assert said(a_standby(running=False, role=Role.DOWN, upstream=None, grant=claim_on("db1", 3), frozen=4)) is Duty.START
+
+
+# --- over everything -----------------------------------------------------------------------------------------------------
+GRANTS = st.sampled_from([
+    None, granted("db1", 3), granted("db1", 4), granted("db2", 3), granted("db2", 4), claim_on("db1", 3), claim_on("db2", 3),
+])  # fmt: skip
+LEASES = st.builds(LeaseState, st.integers(2, 4), st.sampled_from([None, NOW_S - 1, NOW_S + 0.2, NOW_S + 2]), st.just(1))
+FACTS = st.builds(
+    lambda **fields: a_guardian("db1", **fields),
+    grant=GRANTS, lease=LEASES, running=st.booleans(), role=st.sampled_from(Role), closed=st.integers(0, 4),
+    receipted=st.integers(0, 4), served=st.sampled_from([0, 3, 4]), frozen=st.sampled_from([0, 4, 5]), released=st.booleans(),
+    operation=st.sampled_from([None, handing_over()]), handover_since_s=st.sampled_from([None, NOW_S - 1, NOW_S - 20]),
+    policy=st.sampled_from([None, policy(), policy(mode=Mode.OBSERVE), policy(paused_for_s=9.0)]),
+)  # fmt: skip
+
+
+def test_every_disabling_row_stands_above_every_enabling_one() -> None:
+    order = [row.duty for row in TABLE]
+    assert max(order.index(d) for d in DISABLING) < min(order.index(d) for d in ENABLING)
+
+
+@given(FACTS)
+def test_nothing_is_enabled_without_the_grant_for_me_an_open_epoch_and_a_proof(facts: LocalFacts) -> None:
+    if said(facts) in ENABLING:
+        assert facts.grant is not None and facts.grant.value.member == "db1" and facts.epoch > facts.closed
+        assert facts.lease.valid(facts.epoch, facts.now_s) or (facts.paused and facts.served == facts.epoch)
+        assert not facts.handing_over
+
+
+@given(FACTS)
+def test_a_lease_is_asked_for_only_under_my_own_open_grant(facts: LocalFacts) -> None:
+    if wants_lease(facts):
+        assert facts.grant is not None and facts.grant.value.member == "db1" and facts.epoch > facts.closed
+        assert not facts.released and facts.policy is not None and facts.policy.value.mode is Mode.AUTOMATIC
