@@ -255,7 +255,7 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     warden = Warden(board, ledger, hands, reporter.look, lambda: _each(heart.beat, reporter.step))
     deaths = Deaths(board, instance, fencer, lambda: warden.post_receipt(fencer.owed()), reporter.look)
     parts = Parts(
-        board, ledger, mirror, gate, sealer, vip, instance, memory, keeper, fencer, warden, reporter,
+        board, ledger, mirror, gate, sealer, vip, instance, local, memory, keeper, fencer, warden, reporter,
         heart, deaths, cluster.instance.port, timings.renew_s, timings.probe_interval_s,
     )  # fmt: skip
     return Guardian(parts)

@@ -123,8 +123,10 @@ def common(command: Command) -> Command:
     def wrapped(
         config: Path | None, cluster: str | None, output: str | None, timeout_s: float | None, color: str | None, **rest: object
     ) -> int:  # fmt: skip
-        before = click.get_current_context().find_object(Given) or Given()
-        return command(scope_of(Given(config, cluster, output, timeout_s, color).over(before)), **rest)
+        context = click.get_current_context()
+        scope = scope_of(Given(config, cluster, output, timeout_s, color).over(context.find_object(Given) or Given()))
+        context.color = scope.color  # else click takes colours out where nobody looks, also when they were asked for
+        return command(scope, **rest)
 
     return common_options(wrapped)  # type: ignore[return-value]  # click decorators keep the function
 

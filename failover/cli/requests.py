@@ -99,7 +99,9 @@ def _perform(scope: Scope, manner: Manner, kind: str, **fields: object) -> int:
         from failover.clock import boottime_s
 
         end_s = boottime_s() + scope.timeout_s
-        answer = ask(view, request, scope.timeout_s)
+        if kind == "adopt" and manner.wait:
+            _until_reported(view, end_s - scope.timeout_s / 2)
+        answer = ask(view, request, end_s - boottime_s())
         if not answer.accepted:
             return _refused(scope, view, request, answer)
         return _carried_out(scope, manner, view, request, answer, end_s)
@@ -227,6 +229,23 @@ def _accepted(scope: Scope, request: Request, answer: Answer, guarded: str | Non
     if late:
         say("next: `failoverctl status` says what the primary's guardian waits for")
     return options.LATE if late else options.DONE
+
+
+def _until_reported(view: View, end_s: float) -> None:
+    """Daemons that were started a moment ago may not have spoken yet: adoption needs a word of every guardian."""
+    from failover.clock import boottime_s
+
+    told = False
+    while True:
+        view.mirror.changed.clear()
+        missing = [m.name for m in view.rules.members if m.name not in view.look().seen.members]
+        left_s = end_s - boottime_s()
+        if not missing or left_s <= 0:
+            return
+        if not told:
+            say(f"waiting for the first word of the guardian of {', '.join(missing)}")
+            told = True
+        view.mirror.changed.wait(min(left_s, 0.25))
 
 
 def _until_guarded(view: View, end_s: float) -> str | None:

@@ -81,8 +81,8 @@ class LocalFacts:
 
     @property
     def proved(self) -> bool:
-        """A lease I won under this very grant is running, or the cluster is paused and the word needs no renewal."""
-        return self.mine and (self.lease.valid(self.epoch, self.now_s) or (self.paused and self.served == self.epoch))
+        """A lease I won under this very grant is running (without an end while the cluster is paused)."""
+        return self.mine and self.lease.valid(self.epoch, self.now_s)
 
     @property
     def handing_over(self) -> bool:
@@ -116,8 +116,8 @@ def wants_lease(facts: LocalFacts) -> bool:
     """Should a renewal be sent now? Never while handing over, except the one that gives writes back after the deadline."""
     if facts.released or not facts.mine or not _armed(facts):
         return False
-    if facts.paused and facts.served == facts.epoch:
-        return False  # an untimed ticket is in force; only a first opening needs a proof while paused
+    if facts.paused and facts.lease.untimed:
+        return False  # ZooKeeper knows that no clock bounds us
     return not facts.handing_over or facts.handover_late
 
 
@@ -177,8 +177,7 @@ TABLE: tuple[Row, ...] = (
     Row(Duty.HAND_OVER, lambda f: f.handing_over, "switchover: writes stopped, shutting down in order"),
     Row(
         Duty.SOFT_FENCE,
-        lambda f: f.mine and f.role is Role.PRIMARY and f.served == f.epoch and not f.paused
-        and (f.lease.deadline_s is None or f.lease.soft_fence_due(f.now_s, f.times)),
+        lambda f: f.mine and f.role is Role.PRIMARY and f.served == f.epoch and f.lease.soft_fence_due(f.now_s, f.times),
         "the lease cannot be renewed: ending sessions before the kernel cuts them",
     ),
     Row(Duty.HOLD, lambda f: f.set_aside and not f.running, "in maintenance: not started by me"),
@@ -190,6 +189,10 @@ TABLE: tuple[Row, ...] = (
     Row(Duty.SEAL, lambda f: _must_seal(f) and f.sealed_for < f.epoch, "a claim is running: sealing against the old primary"),
     Row(Duty.START, lambda f: _nobody_took_over(f) and not f.running, "nobody took over yet: starting as a standby"),
     Row(Duty.WAIT, lambda f: not _other_is_granted(f), "sealed, fenced, or my epoch is closed: waiting for a grant"),
+    Row(
+        Duty.WAIT, lambda f: not f.running and f.operation is not None and f.operation.value.old == f.me,
+        "fenced: starting only when the operation is over, so as not to take time from it",
+    ),
     Row(Duty.START, lambda f: not f.running, "starting as a standby, receiving from nobody yet"),
     Row(Duty.STAND_BY, lambda f: f.role is Role.STANDBY and _told_to_follow_granted(f), "standby of the granted member"),
     Row(Duty.FOLLOW, lambda f: f.role is Role.STANDBY and _covered(f), "pointing at the granted member"),

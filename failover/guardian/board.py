@@ -24,6 +24,7 @@ NOT_IN_VIEW = 2**62
 @dataclass(frozen=True)
 class Own:
     """What only this process can know about itself. `served`: the newest epoch under which it opened the port to writers;
+    `armed`: the next start is a standby's;
     `sealed_for`: the claim it has reported for; `fencing`: the epoch being closed right now, before the disk has it; `rejoin`: why the member is not a standby in good standing, for people."""
 
     served: int = 0
@@ -34,6 +35,7 @@ class Own:
     fencing: int = 0
     vip_wanted: bool = False
     prepared: bool = False
+    armed: bool = False
     applied_sync: SyncSet | None = None
     applied_at: str | None = None
     heartbeat_fails: int = 0

@@ -21,7 +21,7 @@ from failover.core.lease import LeaseState, LeaseTimes
 from failover.core.model import Grant, Lease, Role, Stored
 from failover.core.plan import Check, Key, Kind, Swap
 from failover.errors import FailoverError, Unknown, Unreachable
-from failover.guardian.base import Gate
+from failover.guardian.base import Gate, GateState
 
 log = logging.getLogger("failover.guardian.keeper")
 READERS = 2**31 - 1  # readers' tickets belong to no epoch; closing an epoch does not concern them
@@ -61,7 +61,6 @@ class LeaseKeeper:
         self._state = LeaseState()
         self._serving = 0
         self._generation = 0
-        self._untimed = 0
         self._alarm: str | None = None
         self.wake = threading.Event()
 
@@ -80,7 +79,7 @@ class LeaseKeeper:
         with self._lock:
             held = self._state
             if not held.valid(epoch, boottime_s()) or held.ticket is None:
-                return self._untimed == epoch
+                return False
             if self._serving != epoch:
                 self._gate.switch(held.ticket)
                 self._serving = epoch
@@ -93,7 +92,6 @@ class LeaseKeeper:
             self._generation += 1
             self._state = self._state.dropped()
             self._serving = 0
-            self._untimed = 0
             self._gate.shut(closes)
 
     def step(self) -> None:
@@ -102,10 +100,13 @@ class LeaseKeeper:
         try:
             if facts.released or facts.policy is None or facts.grant is None or facts.policy.value.mode.value == "observe":
                 return
-            if wants_lease(facts):
+            may_hold = facts.paused and facts.mine and facts.served == facts.epoch and not facts.handing_over
+            if may_hold and self._hold_untimed(facts, facts.grant):
+                return
+            if wants_lease(facts):  # also while the pause is not recorded yet: until then the clock runs
                 self._renew(facts, facts.grant)
-            elif facts.mine and facts.paused and not facts.handing_over:
-                self._hold_untimed(facts, facts.grant)
+            elif facts.mine:
+                return
             elif self._readable(facts):
                 self._let_readers_in()
             else:
@@ -124,6 +125,8 @@ class LeaseKeeper:
     def _flushed(self) -> None:
         self._alarm = "the gate's table was flushed by somebody and put back"
         self._serving = 0
+        if self._state.untimed:  # that ticket is gone: count again until it is replaced
+            self._state = self._state.timed_again(boottime_s(), None, self._settings.times)
         log.error("%s", self._alarm)
 
     def _readable(self, facts: LocalFacts) -> bool:
@@ -134,12 +137,19 @@ class LeaseKeeper:
     def _renew(self, facts: LocalFacts, grant: Stored[Grant]) -> None:
         ticket = self._tickets.next()
         with self._lock:
-            generation = self._generation
-            if not self._arm(ticket, facts):
-                return
-            if self._untimed and not facts.paused:  # the kernel must be timed before ZooKeeper is told so
-                self._gate.switch(ticket)
-                self._untimed = 0
+            generation, armed_at_s = self._generation, boottime_s()
+            kernel = self._in_kernel()
+            if not kernel.table and facts.role is Role.PRIMARY and facts.mine:
+                self._gate.install_open(ticket, self._settings.times.lease_s)
+                log.info("gate installed open: no client notices")
+            else:
+                if not kernel.table:
+                    self._gate.install_shut()
+                if not self._gate.arm(ticket, self._settings.times.lease_s, facts.epoch):
+                    return
+            if self._state.untimed or (kernel.open and kernel.expires_in_s is None):
+                self._gate.switch(ticket)  # the kernel must count again before ZooKeeper is told that it does
+                self._state = self._state.timed_again(armed_at_s, ticket, self._settings.times)
         writes = self._lease_writes(grant, untimed=False)
         try:
             committed = self._pinned.commit_any(self._ledger.ops(writes), self._settings.times.attempt_s)
@@ -157,34 +167,30 @@ class LeaseKeeper:
             if self._state is not before and self._serving == grant.value.epoch:
                 self._gate.switch(ticket)
 
-    def _arm(self, ticket: int, facts: LocalFacts) -> bool:
-        """Add the inert ticket; where there is no table yet, beside a primary that serves already, make it without a gap."""
-        lifetime_s = self._settings.times.lease_s
+    def _in_kernel(self) -> GateState:
+        """What the kernel holds, read back while we serve: a flushed table is an open port."""
         seen = self._gate.adopt() if not self._serving else self._gate.read_back()
-        if not seen.table and facts.role is Role.PRIMARY:
-            self._gate.install_open(ticket, lifetime_s)
-            log.info("gate installed open: no client notices")
-            return True
-        if not seen.table:
-            self._gate.install_shut()
         if seen.repaired:
             self._flushed()
-        return self._gate.arm(ticket, lifetime_s, facts.epoch)
+        return seen
 
-    def _hold_untimed(self, facts: LocalFacts, grant: Stored[Grant]) -> None:
-        """Paused: first ZooKeeper is told that no clock bounds us, then the kernel stops counting."""
-        if self._untimed == facts.epoch or facts.served != facts.epoch:
-            return
+    def _hold_untimed(self, facts: LocalFacts, grant: Stored[Grant]) -> bool:
+        """Paused: first ZooKeeper is told that no clock bounds us, then the kernel stops counting. True once that is so."""
+        if facts.lease.untimed:
+            return True
+        generation = self._generation
         try:
             self._pinned.commit_any(self._ledger.ops(self._lease_writes(grant, untimed=True)), self._settings.times.attempt_s)
         except (LostRace, Unknown, Unreachable) as error:
             log.warning("pause not recorded yet: %s", error)
-            return
+            return False
         ticket = self._tickets.next()
         with self._lock:
-            if self._gate.arm(ticket, None, facts.epoch):
-                self._gate.switch(ticket)
-                self._untimed = facts.epoch
+            if generation != self._generation or not self._gate.arm(ticket, None, facts.epoch):
+                return False
+            self._gate.switch(ticket)
+            self._state = self._state.without_end(ticket)
+            return True
 
     def _let_readers_in(self) -> None:
         ticket, lifetime_s = self._tickets.next(), self._settings.times.lease_s

@@ -12,6 +12,7 @@ from failover.coordination.base import Mirror
 from failover.coordination.ledger import Ledger
 from failover.core.model import Role
 from failover.core.plan import Kind
+from failover.engines.base import LocalEngine
 from failover.errors import FailoverError, Refused
 from failover.guardian.base import Gate, Instance, Sealer, Vip
 from failover.guardian.board import Board
@@ -37,6 +38,7 @@ class Parts:
     sealer: Sealer
     vip: Vip | None
     instance: Instance
+    engine: LocalEngine
     memory: Memory
     keeper: LeaseKeeper
     fencer: Fencer
@@ -59,7 +61,7 @@ class Guardian:
 
     def start(self) -> None:
         """Put the kernel's half of what is remembered in place *before* anything may start, then begin to look."""
-        self._remember_seal()
+        self._boot_fenced()
         parts = self._parts
         self._records()
         parts.reporter.look()
@@ -159,11 +161,16 @@ class Guardian:
             self._parts.warden.step()
             board.wake.wait(0.1)
 
-    def _remember_seal(self) -> None:
-        remembered = self._parts.memory.now
+    def _boot_fenced(self) -> None:
+        """G5: what was ever adopted is shut until a grant is proved; a table that a running primary has is left as it is."""
+        parts, remembered = self._parts, self._parts.memory.now
         if remembered.frozen and remembered.frozen_against:
-            self._parts.sealer.seal(remembered.frozen_against, self._parts.port)
+            parts.sealer.seal(remembered.frozen_against, parts.port)
             log.warning("still frozen for epoch %d against %s", remembered.frozen, remembered.frozen_against)
+        if remembered.highest and not remembered.released:
+            parts.gate.install_shut()
+            if not parts.instance.processes().all:
+                parts.engine.arm_standby()
 
     # --- the local socket --------------------------------------------------------------------------------------------
     def handle(self, verb: str, fields: dict[str, object]) -> tuple[str, dict[str, object]]:

@@ -154,7 +154,7 @@ class Warden:
     # --- enabling, under my own proof ------------------------------------------------------------------------------
     def _start(self, facts: LocalFacts) -> None:
         """Always as a standby that receives from nobody; what it may follow is judged when it runs and its log is known."""
-        self._board.note(stopping=False)
+        self._board.note(stopping=False, armed=False)
         if self._hands.instance.processes().all and not self._hands.instance.kill_all(SQL_S):
             return  # orphans of a dead main process are still there; look again
         self._hands.engine.isolate()
@@ -188,6 +188,9 @@ class Warden:
         if self._hands.keeper.open(facts.epoch) and facts.served != facts.epoch:
             self._board.note(served=facts.epoch, rejoin=None)
         self._keep_vip(facts)
+        if not self._board.own.armed:  # any later start of this database, by whomever, is a standby's
+            self._hands.engine.arm_standby()
+            self._board.note(armed=True)
         if not self._board.own.prepared:
             self._hands.engine.prepare(SQL_S)
             self._hands.engine.ensure_slots([m.name for m in self._board.identity.members if m.name != self._me], SQL_S)

@@ -275,6 +275,7 @@ class Lab:
             wait(lambda: not host.of_role("postgres_all"), 10.0, f"database gone on {member}")
         self.databases.copy(source, member)
         host.start("guardian" if guarded else "postmaster")
+        wait(lambda: _answers(host), 60.0, f"the new copy on {member} to answer")
 
     # --- links -----------------------------------------------------------------------------------------------------
     def cut(self, host: str) -> None:
@@ -303,6 +304,13 @@ class Lab:
         target.boot()
         for role in roles:
             target.start(role)
+
+
+def _answers(host: Host) -> bool:
+    try:
+        return host.psql("SELECT pg_is_in_recovery()") == "t"
+    except LabError:
+        return False
 
 
 def _all(futures: Iterable[Any]) -> None:

@@ -1,13 +1,26 @@
-"""One lab for the whole session: real hosts without our daemons. A test that changes it puts it back."""
+"""The labs that the tests share: one without our daemons, and one with them that is whole again before every test.
+
+`cluster` is what most tests want: three guarded hosts, adopted, whole, and the leader free to fail over. `calm_cluster` is
+the same without waiting for the cool-down after a failover, for tests that cause none. `own_cluster` boots another kind of
+lab; only one lab with daemons exists at a time, so that tests do not measure each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from failover.lab import Lab, LabOptions
 from failover.lab.services import missing_programs
+from tests.support.lab_cluster import Cluster
+
+ENGINES = ["postgresql"]
+SAVED = Path(__file__).parents[2] / "build" / "lab-logs"
+running = pytest.StashKey[list[Cluster]]()
+broken = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +36,81 @@ def lab(machine: None) -> Iterator[Lab]:
     """Three database hosts that replicate, a name server and an application host; no controller, no guardian."""
     with Lab.boot(LabOptions(daemons=False)) as booted:
         yield booted
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """The engine that the labs with daemons run."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(machine: None, engine_name: str, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """The one lab with daemons, in whatever state the last test left it. Booted at first use."""
+    shared = Cluster(LabOptions(engine=engine_name))
+    clusters = pytestconfig.stash.setdefault(running, [])
+    clusters.append(shared)
+    try:
+        yield shared
+    finally:
+        clusters.remove(shared)
+        shared.close()
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster, pytestconfig: pytest.Config) -> Cluster:
+    """Whole: the primary takes writes, both standbys stream, no operation, no pause, no cool-down."""
+    return _whole(shared_cluster, pytestconfig, cooldown=True)
+
+
+@pytest.fixture
+def calm_cluster(shared_cluster: Cluster, pytestconfig: pytest.Config) -> Cluster:
+    """As `cluster`, but a cool-down may still run: for tests that need no automatic failover."""
+    return _whole(shared_cluster, pytestconfig, cooldown=False)
+
+
+@pytest.fixture
+def own_cluster(shared_cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Callable[..., Cluster]]:
+    """Makes a lab of the test's own, e.g. `own_cluster(replication="async")`; booted at its first use, not adopted."""
+    shared_cluster.close()
+    clusters = pytestconfig.stash[running]
+    made: list[Cluster] = []
+
+    def make(**options: Any) -> Cluster:
+        mine = Cluster(LabOptions(engine=shared_cluster.options.engine, **options))
+        made.append(mine)
+        clusters.append(mine)
+        return mine
+
+    try:
+        yield make
+    finally:
+        for mine in made:
+            clusters.remove(mine)
+            mine.close()
+
+
+def _whole(shared: Cluster, config: pytest.Config, cooldown: bool) -> Cluster:
+    """A lab in which a test has failed is not asked to heal: the next test gets a new one."""
+    if config.stash.get(broken, False):
+        shared.close()
+        config.stash[broken] = False
+    shared.make_whole(cooldown=cooldown)
+    return shared
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test leaves the logs of its lab in build/lab-logs/<test>, and their last lines in its report."""
+    report: Any = yield
+    clusters = [one for one in item.config.stash.get(running, []) if one.booted]
+    if report.failed and report.when in ("setup", "call") and clusters and _uses_a_cluster(item):
+        item.config.stash[broken] = True
+        for number, one in enumerate(clusters):
+            folder = SAVED / item.name.replace("/", "-") / (str(number) if number else "")
+            report.sections.append(("the lab's last words", one.save_logs(folder)))
+    return report
+
+
+def _uses_a_cluster(item: pytest.Item) -> bool:
+    return "shared_cluster" in getattr(item, "fixturenames", ())

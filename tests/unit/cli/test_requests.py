@@ -18,7 +18,7 @@ from failover.coordination.memory import MemoryCoordinator
 from failover.core.model import Answer, Handover, Maintenance, Mode, Operation, OperationKind, Policy, Request, RequestKind
 from failover.core.plan import Create, Key, Kind
 from failover.errors import Unknown
-from tests.unit.cli.conftest import S, Loops, World
+from tests.unit.cli.conftest import Decider, Loops, S, World
 
 
 def test_adoption_waits_until_the_primary_is_proved(living: World) -> None:
@@ -26,6 +26,24 @@ def test_adoption_waits_until_the_primary_is_proved(living: World) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout == "adopted: db1 is primary under its own proof\n"
     assert living.read(Kind.GRANT).member == "db1"
+
+
+def test_adoption_waits_for_guardians_that_were_just_started(world: World, loops: Loops) -> None:
+    world.lead()
+    loops.every(0.03, Decider(world).tick)
+    loops.every(0.5, world.beat)
+    done = world.run("adopt", "--yes", "--timeout", "6s")
+    assert done.exit_code == 0, done.output
+    assert "waiting for the first word of the guardian of db1, db2, db3" in done.stderr
+
+
+def test_adoption_without_a_guardian_is_refused_after_the_wait(world: World, loops: Loops) -> None:
+    world.lead()
+    world.dead.add("db3")
+    world.beat()
+    loops.every(0.03, Decider(world).tick)
+    done = world.run("adopt", "--yes", "--timeout", "1s")
+    assert done.exit_code == options.REFUSED and "db3: no guardian reports from there" in done.stderr
 
 
 def test_a_second_adoption_is_refused(living: World) -> None:
@@ -166,8 +184,6 @@ def test_without_a_leader_it_is_said_at_once_and_withdrawn_in_time(world: World)
 
 def test_a_withdrawn_request_does_not_fire_when_a_leader_comes_later(world: World, loops: Loops) -> None:
     """Also not if that leader had it in view already: its own answer loses to the withdrawal."""
-    from tests.unit.cli.conftest import Decider
-
     world.adopt()
     assert world.run("pause", "--yes", "--timeout", "300ms").exit_code == options.NOBODY
     world.lead()
@@ -337,5 +353,3 @@ class _meanwhile:
 
 def _view(world: World) -> Any:
     return reading.opened(options.Scope(world.file, None, False, 5.0, False))
-
-

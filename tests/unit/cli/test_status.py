@@ -14,7 +14,8 @@ KEYS = {
     "controllers", "sync", "problems",
 }  # fmt: skip
 MEMBER_KEYS = {
-    "name", "role", "gate", "vip", "writable", "streaming", "lag_bytes", "position", "epoch", "problems", "rejoin", "says", "age_s",
+    "name", "role", "gate", "vip", "writable", "streaming", "lag_bytes", "position", "epoch", "problems", "rejoin", "says",
+    "age_s",
 }  # fmt: skip
 
 
@@ -80,7 +81,8 @@ def test_an_operation_and_why_it_is_held_are_shown(world: World) -> None:
     assert "failover op-4: db1 -> db2, phase claimed" in page and "HELD: no proof" in page
     _, answer = world.json("status", "--quick")
     assert answer["operation"] == {
-        "id": "op-4", "kind": "failover", "phase": "claimed", "held": "no proof", "old": "db1", "candidate": None, "target": "db2",
+        "id": "op-4", "kind": "failover", "phase": "claimed", "held": "no proof", "old": "db1",
+        "candidate": None, "target": "db2",
     }  # fmt: skip
 
 

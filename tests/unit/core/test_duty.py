@@ -108,8 +108,17 @@ def test_an_adopted_primary_that_never_served_waits_for_its_proof_instead_of_end
     assert said(a_guardian(lease=NO_LEASE, served=0)) is Duty.WAIT
 
 
-def test_paused_no_deadline_ends_sessions() -> None:
-    assert said(a_guardian(policy=policy(paused_for_s=60.0), lease=LeaseState(3, NOW_S - 100, 1))) is Duty.SERVE
+def test_without_an_end_no_deadline_ends_sessions_neither_while_paused_nor_at_the_resume() -> None:
+    """The kernel's ticket has no end. The pause may be over in the records before the keeper has timed it again."""
+    untimed = LeaseState(3, NOW_S - 100, 1, untimed=True)
+    assert said(a_guardian(policy=policy(paused_for_s=60.0), lease=untimed)) is Duty.SERVE
+    assert said(a_guardian(lease=untimed)) is Duty.SERVE and wants_lease(a_guardian(lease=untimed))
+
+
+def test_a_pause_that_is_not_recorded_yet_keeps_the_clock_running() -> None:
+    timed = a_guardian(policy=policy(paused_for_s=60.0), lease=LeaseState(3, NOW_S + 0.4, 1))
+    assert said(timed) is Duty.SOFT_FENCE and wants_lease(timed)
+    assert not wants_lease(replace(timed, lease=LeaseState(3, NOW_S + 0.4, 1, untimed=True)))
 
 
 # --- enabling ------------------------------------------------------------------------------------------------------------
@@ -179,6 +188,14 @@ def test_a_frozen_standby_does_not_follow_under_an_earlier_grant_either() -> Non
     assert said(frozen) is Duty.WAIT
 
 
+def test_the_fenced_old_primary_takes_no_time_from_the_running_operation() -> None:
+    moved = a_standby("db1", running=False, role=Role.DOWN, upstream=None, grant=granted("db2", 5), receipted=3, closed=3)
+    running = handing_over(phase="granted", kind=OperationKind.FAILOVER)
+    assert said(replace(moved, operation=running)) is Duty.WAIT
+    assert said(moved) is Duty.START
+    assert said(replace(moved, me="db3", operation=running)) is Duty.START, "another one that is down is not the old primary"
+
+
 def test_a_standby_that_is_down_is_started_for_anothers_grant() -> None:
     assert said(a_standby(running=False, role=Role.DOWN, upstream=None)) is Duty.START
 
@@ -192,7 +209,9 @@ def test_a_standby_that_is_down_when_the_claim_comes_is_started_so_that_it_can_t
 GRANTS = st.sampled_from([
     None, granted("db1", 3), granted("db1", 4), granted("db2", 3), granted("db2", 4), claim_on("db1", 3), claim_on("db2", 3),
 ])  # fmt: skip
-LEASES = st.builds(LeaseState, st.integers(2, 4), st.sampled_from([None, NOW_S - 1, NOW_S + 0.2, NOW_S + 2]), st.just(1))
+LEASES = st.builds(
+    LeaseState, st.integers(2, 4), st.sampled_from([None, NOW_S - 1, NOW_S + 0.2, NOW_S + 2]), st.just(1), st.booleans()
+)  # fmt: skip
 FACTS = st.builds(
     lambda **fields: a_guardian("db1", **fields),
     grant=GRANTS, lease=LEASES, running=st.booleans(), role=st.sampled_from(Role), closed=st.integers(0, 4),
@@ -211,7 +230,7 @@ def test_every_disabling_row_stands_above_every_enabling_one() -> None:
 def test_nothing_is_enabled_without_the_grant_for_me_an_open_epoch_and_a_proof(facts: LocalFacts) -> None:
     if said(facts) in ENABLING:
         assert facts.grant is not None and facts.grant.value.member == "db1" and facts.epoch > facts.closed
-        assert facts.lease.valid(facts.epoch, facts.now_s) or (facts.paused and facts.served == facts.epoch)
+        assert facts.lease.epoch == facts.epoch and (facts.lease.untimed or (facts.lease.deadline_s or 0) > facts.now_s)
         assert not facts.handing_over
 
 

@@ -31,5 +31,13 @@ def test_what_was_dropped_is_not_valid_until_a_new_acknowledgement() -> None:
 def test_the_soft_fence_comes_f_before_the_kernels_end() -> None:
     held = LeaseState(3, 103.0, 1)
     assert not held.soft_fence_due(102.49, TIMES) and held.soft_fence_due(102.5, TIMES)
-    assert not LeaseState().soft_fence_due(1e9, TIMES), "nothing is held, nothing is due"
+    assert LeaseState().soft_fence_due(0.0, TIMES), "nothing is held: whoever still serves ends it"
     assert held.left_s(101.0) == 2.0 and held.left_s(104.0) == 0.0
+
+
+def test_without_end_no_deadline_counts_until_the_kernel_counts_again() -> None:
+    untimed = LeaseState(3, 103.0, 1).without_end(2)
+    assert untimed.valid(3, 1e9) and not untimed.valid(4, 100.0) and not untimed.soft_fence_due(1e9, TIMES)
+    assert untimed.acknowledged(3, 500.0, 9, TIMES) is untimed, "an answer of before the pause gives it no end"
+    assert untimed.timed_again(1000.0, 5, TIMES) == LeaseState(3, 1003.0, 5)
+    assert not untimed.dropped().valid(3, 100.0)

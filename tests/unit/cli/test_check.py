@@ -1,0 +1,96 @@
+"""Looking at the file, and at everything live that a failover will need."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+
+from failover.cli import check, options
+from failover.cli.check import FAIL, PASS, WARN, Item
+from failover.cli.options import Scope
+from failover.cli.reading import opened
+from failover.config import load
+from failover.core.plan import Kind
+from tests.unit.cli.conftest import World
+
+
+def test_a_sound_file_tells_the_longest_outage_it_permits(world: World) -> None:
+    done = world.run("config", "check")
+    assert done.exit_code == 0
+    assert "no fault" in done.stdout and "database process killed" in done.stdout and "no end" in done.stdout
+
+
+def test_every_fault_is_told_with_its_place(world: World) -> None:
+    world.file.write_text(world.file.read_text().replace("strict", "strictt").replace("priority: 3", "prio: 3"))
+    done = world.run("config", "check")
+    assert done.exit_code == options.CONFIGURATION and done.stdout == ""
+    assert "clusters.orders.replication" in done.stderr and "clusters.orders.members.db1.prio" in done.stderr
+    assert done.stderr.count(f"{world.file}:") == 2
+
+
+def test_the_file_may_be_named_and_the_answer_be_json(world: World) -> None:
+    code, answer = world.json("config", "check", str(world.file))
+    assert code == 0 and answer["clusters"][0]["name"] == "orders"
+    faults = {row["fault"]: row["seconds"] for row in answer["clusters"][0]["worst_case_outage"]}
+    assert faults["ZooKeeper without a majority"] is None and faults["database process killed"] > 0
+
+
+def daemons(world: World) -> dict[tuple[str, str], Item]:
+    with opened(Scope(world.file, None, False, 5.0, False)) as view:
+        return {(item.area, item.name): item for item in check.daemons(view.watch(), view.rules)}
+
+
+def test_living_daemons_pass(living: World) -> None:
+    living.adopt()
+    assert {item.verdict for item in daemons(living).values()} == {PASS}
+
+
+def test_silent_and_ungated_members_and_missing_controllers_do_not(living: World) -> None:
+    living.adopt()
+    living.dead.update({"db2", "db3"})
+    living.erase(Kind.CONTROLLER, "c3")
+    grant = living.read(Kind.GRANT)
+    found = daemons(living)
+    assert found["guardian", "db2"].verdict == FAIL and found["guardian", "db2"].facts == "silent"
+    assert found["controllers", "orders"].verdict == WARN and "c3" in found["controllers", "orders"].hint
+    living.dead.add("db1")
+    living.put(Kind.MEMBER, "db1", replace(living.status("db1", grant), gate="none"))
+    with opened(Scope(living.file, None, False, 5.0, False)) as view:
+        ungated = next(i for i in check.daemons(view.look(), view.rules) if i.name == "db1")
+    assert ungated.verdict == FAIL and ungated.hint
+
+
+def test_nobody_leading_fails(world: World) -> None:
+    world.beat()
+    assert daemons(world)["controllers", "orders"].verdict == FAIL
+
+
+def test_a_webhook_is_only_knocked_at_and_its_path_is_not_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        there = check.webhook(f"http://127.0.0.1:{port}/hook/very-secret-token")
+    gone = check.webhook(f"http://127.0.0.1:{port}/hook/very-secret-token")
+    assert (there.verdict, gone.verdict) == (PASS, FAIL)
+    assert "secret" not in there.name + there.facts + gone.name + gone.facts and gone.hint
+
+
+def test_what_does_not_answer_is_a_finding_never_a_crash(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this cluster exists but its records: every item fails, with a hint, in bounded time."""
+    monkeypatch.setattr(check, "LOOK_S", 0.3)
+    text = world.file.read_text().replace("10.9.0.", "127.9.0.").replace("port: 5432", "port: 1").replace("[5432]", "[1]")
+    world.file.write_text(text.replace(":2181", ":1"))
+    settings = load(world.file)
+    code, answer = world.json("check")
+    assert code == options.PROBLEMS
+    verdicts = {(i["area"], i["name"]): i["verdict"] for i in answer["items"]}
+    assert all(verdicts["zookeeper", host] == FAIL for host in settings.zookeeper.hosts)
+    assert all(verdicts[area, name] == FAIL for area in ("ssh", "database") for name in ("db1", "db2", "db3"))
+    assert all(item["hint"] for item in answer["items"] if item["verdict"] == FAIL)
+
+
+def test_the_page_counts_what_is_not_well(capsys: pytest.CaptureFixture[str]) -> None:
+    check._show([Item("ssh", "db1", PASS, "fine"), Item("dns", "orders", WARN, "old", "look at it")], False)
+    page = capsys.readouterr().out
+    assert "next: look at it" in page and "2 looked at, 1 not well" in page
