@@ -60,12 +60,17 @@ def new_request(kind: RequestKind, **fields: object) -> Request:
 
 def ask(view: View, request: Request, timeout_s: float) -> Answer:
     """File `request` and wait for the verdict. Not answered in time: withdrawn, and Unreachable raised."""
-    end_s = boottime_s() + timeout_s
-    _file(view, request, end_s)
+    end_s, filed = boottime_s() + timeout_s, False
     try:
+        _file(view, request, end_s)
+        filed = True
         answer = _await_answer(view, request, end_s)
-    except BaseException:  # Ctrl-C above all: an unanswered request must not fire later
-        _withdraw(view, request, say)
+    except BaseException as error:  # Ctrl-C above all: an unanswered request must not fire later
+        if filed or not isinstance(error, FailoverError):
+            theirs = _withdraw(view, request, say)
+            say(
+                f"it was accepted before: {theirs.operation or request.kind.value}" if theirs and theirs.accepted else "withdrawn"
+            )
         raise
     if answer is not None:
         return answer
@@ -80,6 +85,7 @@ def ask(view: View, request: Request, timeout_s: float) -> Answer:
 def _file(view: View, request: Request, end_s: float) -> None:
     """Create the record. A lost reply is asked about by creating it again: "exists" means that it was done."""
     create = Create(Key(Kind.REQUEST, request.id), request)
+    unclear: Unknown | None = None
     while True:
         try:
             view.ledger.commit([create], COMMIT_S)
@@ -90,10 +96,14 @@ def _file(view: View, request: Request, end_s: float) -> None:
             raise Unreachable(
                 f"there are no records of cluster {view.cluster.name} yet: no controller (failoverd) has ever run for it"
             ) from lost
-        except Unknown:
-            if boottime_s() >= end_s:
-                raise
-            view.mirror.changed.wait(LOOK_S)
+        except Unknown as error:
+            unclear = error
+        except Unreachable:
+            if unclear is None:
+                raise  # known not to have been filed
+        if boottime_s() >= end_s:
+            raise Unknown(f"request {request.id} may have been filed, and may still be carried out") from unclear
+        view.mirror.changed.wait(LOOK_S)
 
 
 def _await_answer(view: View, request: Request, end_s: float) -> Answer | None:

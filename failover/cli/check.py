@@ -71,19 +71,29 @@ def examine(scope: Scope, settings: Settings, cluster: ClusterSettings) -> list[
             items += daemons(look, view.rules)
     except FailoverError as error:
         items.append(Item("records", cluster.name, FAIL, str(error), "start ZooKeeper; the items below do without it"))
-    looks: list[Callable[[], Iterable[Item]]] = [
-        *(lambda h=host: (server(settings, cluster, h),) for host in settings.zookeeper.hosts),
-        lambda: (openness(settings, cluster),),
-        lambda: agents(settings, cluster),
-        *(lambda m=member.name: (database(cluster, m),) for member in cluster.members),
-        lambda: (name_service(cluster, look),) if cluster.dns else (),
-        *(lambda u=hook.url: (webhook(u),) for hook in cluster.notify),
+    looks: list[tuple[str, str, Callable[[], Iterable[Item]]]] = [
+        *(("zookeeper", host, lambda h=host: (server(settings, cluster, h),)) for host in settings.zookeeper.hosts),
+        ("zookeeper", "ACL", lambda: (openness(settings, cluster),)),
+        ("ssh", cluster.name, lambda: agents(settings, cluster)),
+        *(("database", member.name, lambda m=member.name: (database(cluster, m),)) for member in cluster.members),
+        ("dns", cluster.name, lambda: (name_service(cluster, look),) if cluster.dns else ()),
+        *(("webhook", "", lambda u=hook.url: (webhook(u),)) for hook in cluster.notify),
     ]
     say(f"looking at {len(looks)} things, {LOOK_S:g} s each at most, all at once")
     with ThreadPoolExecutor(max_workers=len(looks)) as pool:
-        for future in [pool.submit(one) for one in looks]:
+        for future in [pool.submit(_whatever_happens, *one) for one in looks]:
             items += future.result()
     return items
+
+
+def _whatever_happens(area: str, name: str, work: Callable[[], Iterable[Item]]) -> list[Item]:
+    """An unreadable secret of one item is that item's finding; the others are looked at all the same."""
+    from failover.errors import FailoverError
+
+    try:
+        return list(work())
+    except FailoverError as error:
+        return [Item(area, name, FAIL, str(error), "failoverctl config check; can this user read the secrets?")]
 
 
 def daemons(look: Look, rules: Rules) -> list[Item]:

@@ -45,6 +45,8 @@ def story(operation: str, steps: tuple[Step, ...]) -> Story:
     kind, _, reason = head.says.partition(": ")
     if any("became" in dict(step.facts) for step in steps):
         kind = f"{kind}, then failover"
+    if reason == f"asked for by {facts.get('requester', '')}":
+        reason = ""  # nobody gave one, and the requester is told beside it
     granted = [dict(step.facts).get("member") for step in steps if step.name == "grant.done"]
     held = steps[-1].kind == "held"
     result = ending_of(steps) or ("held" if held else "running")
@@ -126,7 +128,7 @@ def _show(scope: Scope, told: Story, steps: tuple[Step, ...]) -> None:
         emit_json({**told.document(), "steps": lines})
         return
     click.echo(f"{told.id}: {told.kind} {told.old} -> {told.new or '-'}, {told.result} after {span(told.took_s)}")
-    click.echo(f"asked for by {told.requester}: {told.reason}; {local_time(told.started_at)}")
+    click.echo(f"by {told.requester}{': ' + told.reason if told.reason else ''}; {local_time(told.started_at)}")
     for at, step in zip(offsets, steps, strict=True):
         click.echo(f"{at:8d} ms  {step.controller}/{step.term}  {step.name:<16} {step.says}")
         for name, value in step.facts:

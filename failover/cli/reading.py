@@ -18,7 +18,7 @@ from failover.config import load
 from failover.coordination.base import Coordinator, Mirror
 from failover.coordination.ledger import Ledger, Records
 from failover.core.observation import Observation
-from failover.core.plan import Kind
+from failover.core.plan import Key, Kind
 from failover.core.rules import Rules
 from failover.engines import engine
 from failover.errors import Unreachable
@@ -104,7 +104,7 @@ def opened(scope: Scope) -> Iterator[View]:
         ledger = ledger_of(settings, cluster, client)
         mirror = client.mirror(ledger.paths.singles(), ledger.paths.trees())
         try:
-            _until_ready(mirror, settings, budget_s)
+            _until_ready(ledger, mirror, settings, budget_s)
             rules = rules_of(cluster, tuple(c.name for c in settings.controllers))
             yield View(settings, cluster, rules, ledger, mirror)
         finally:
@@ -120,11 +120,13 @@ def _start(client: Coordinator, settings: Settings, budget_s: float) -> None:
         raise _nobody(settings, budget_s) from error
 
 
-def _until_ready(mirror: Mirror, settings: Settings, budget_s: float) -> None:
+def _until_ready(ledger: Ledger, mirror: Mirror, settings: Settings, budget_s: float) -> None:
+    """Raises Unreachable; WrongCredentials when the servers answer, but not to us."""
     end_s = boottime_s() + budget_s
     while not mirror.ready():
         left_s = end_s - boottime_s()
         if left_s <= 0:
+            ledger.read(Key(Kind.TERM), budget_s)
             raise _nobody(settings, budget_s)
         mirror.changed.wait(left_s)
         mirror.changed.clear()

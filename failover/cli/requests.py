@@ -133,7 +133,8 @@ def _would(request: Request, look: Look, target: str | None) -> str:
     primary = look.seen.grant.value.member if look.seen.grant else None
     kind = request.kind.value
     if kind in ("switchover", "failover"):
-        return f"{kind}: {primary or 'nobody'} -> {target or 'the best standby once the primary is fenced'}"
+        to = target or request.target or ("the best standby once the primary is fenced" if kind == "failover" else "nobody")
+        return f"{kind}: {primary or 'nobody'} -> {to}"
     if kind == "adopt":
         found = [n for n, s in sorted(look.seen.members.items()) if s.value.role.value == "primary"]
         return f"adopt: {', '.join(found) or 'nobody'} gets the first grant"
@@ -204,7 +205,12 @@ def _carried_out(scope: Scope, manner: Manner, view: View, request: Request, ans
 
     if answer.operation and manner.wait:
         say(f"accepted by {answer.by}: {answer.operation}")
-        return _ended(scope, request, answer, follow(view, answer.operation, end_s))
+        try:
+            ending = follow(view, answer.operation, end_s)
+        except KeyboardInterrupt:
+            say(f"\n{answer.operation} goes on without you; `failoverctl timeline {answer.operation}`")
+            raise
+        return _ended(scope, request, answer, ending)
     guarded = None
     if request.kind.value == "adopt" and manner.wait:
         guarded = _until_guarded(view, end_s)

@@ -179,7 +179,7 @@ def _members_table(d: dict[str, object], color: bool) -> str:
     rows = []
     for m in _rows(d["members"]):
         wanted = "primary" if m["name"] == d["primary"] else "standby"
-        role = str(m["role"]) if m["role"] == wanted else f"{m['role']}, not {wanted}" if d["primary"] else str(m["role"])
+        role = f"{m['role']}, not {wanted}" if d["primary"] and m["role"] not in (wanted, "unknown") else str(m["role"])
         lag = m["lag_bytes"]
         age = m["age_s"]
         rows.append((

@@ -30,7 +30,8 @@ from failover.core.plan import Action, Outcome
 
 @dataclass(frozen=True)
 class Observation:
-    """`now_s` and every `seen_at_s` are CLOCK_BOOTTIME of the observing controller. `positions` maps stored text to values."""
+    """`now_s` and every `seen_at_s` are CLOCK_BOOTTIME of the observing controller. `positions` maps stored text to values;
+    `streaming_since_s` says since when a member has been streaming, or has not been."""
 
     now_s: float
     me: str
@@ -50,6 +51,7 @@ class Observation:
     controllers: Mapping[str, Stored[ControllerStatus]] = field(default_factory=dict)
     positions: Mapping[str, Position] = field(default_factory=dict)
     heartbeat_moved_s: Mapping[str, float] = field(default_factory=dict)
+    streaming_since_s: Mapping[str, float] = field(default_factory=dict)
     outcomes: tuple[Outcome, ...] = ()
     phase_since_s: float = 0.0
     last_failover_since_s: float | None = None

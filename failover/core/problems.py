@@ -138,7 +138,9 @@ def _primary(seen: Observation, rules: Rules, grant: Grant) -> Found:
     others = [n for n, s in seen.members.items() if n != grant.member and s.value.writable and seen.status(n, rules.gone_s)]
     for name in sorted(others):
         yield Problem(
-            "second-writer", f"{name} says it takes writes and has no grant", f"failover-hostagent fence on {name}; report this"
+            "second-writer",
+            f"{name} says it takes writes and has no grant",
+            f"failoverctl timeline; if nothing is under way: stop {name}'s database, report this",
         )
 
 
@@ -208,7 +210,7 @@ def _sync(seen: Observation, rules: Rules, grant: Grant) -> Found:
             yield Problem(
                 "sync-not-in-force",
                 "replication is strict, and no sync set is in force yet: nothing is promised",
-                "failoverctl status again",
+                "it takes a second once a standby streams; failoverctl status",
             )
         elif not any(set(pair.names) & set(streaming) for pair in in_force):
             waiting = ", ".join(dict.fromkeys(name for pair in in_force for name in pair.names))

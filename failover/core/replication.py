@@ -14,12 +14,19 @@ from failover.core.observation import Observation
 from failover.core.rules import Rules
 
 
-def wanted_names(seen: Observation, rules: Rules, primary: str) -> tuple[str, ...]:
-    """The members that should acknowledge: those that stream from `primary` now and could take over."""
+def wanted_names(seen: Observation, rules: Rules, primary: str, current: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The members that should acknowledge: those that stream from `primary` and could take over.
+
+    One that stopped streaming stays for `rules.shrink_after_s`: with w = 1 it holds nothing up, and a primary that is dying
+    loses its standbys first; an edit then would only be in the way of the failover.
+    """
     names = []
     for member in rules.others(primary):
         status = seen.status(member.name, rules.gone_s)
-        if member.failover is Willingness.NEVER or status is None or not status.streaming:
+        streams = status is not None and status.streaming
+        since_s = seen.streaming_since_s.get(member.name, seen.now_s)
+        lately = member.name in current and seen.now_s - since_s < rules.shrink_after_s
+        if member.failover is Willingness.NEVER or not (streams or lately):
             continue
         if seen.policy and seen.policy.value.in_maintenance(member.name):
             continue
@@ -56,8 +63,8 @@ def next_edit(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str
 
 def _add_new(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str] | None:
     assert grant.member is not None
-    names = wanted_names(seen, rules, grant.member)
     current = grant.sync[-1].names if grant.sync else ()
+    names = wanted_names(seen, rules, grant.member, current)
     if names == current or (not names and rules.replication is Replication.STRICT):
         return None
     position = seen.position_of(grant.member)

@@ -29,6 +29,7 @@ class Rules:
     service_address: str
     webhooks: tuple[str, ...]
     seal_grace_s: float = 2.0  # how long a choice waits for standbys that are alive but have not reported
+    shrink_after_s: float = 5.0  # a standby that stopped streaming leaves the sync set only after this
     settle_s: float = 10.0  # how long an operation waits for followers before it closes without them
     step_s: float = 5.0  # a step that only informs (DNS, checkpoint) blocks the operation no longer than this
     fence_hold_s: float = 3.0  # without confirmation for this long the operation says *held*

@@ -14,6 +14,8 @@ from failover.core.observation import Observation
 from failover.core.plan import Kind, Outcome
 from failover.errors import Corrupt
 
+GONE_S = 3.0  # guardians refresh their status every second
+
 
 class Since:
     """Since when a value has been what it is, by name."""
@@ -62,6 +64,7 @@ class Observer:
             controllers=records.all(Kind.CONTROLLER),
             positions=self._positions(records),
             heartbeat_moved_s={n: at for n, s in members.items() if (at := self._moved(n, s.value, now_s)) is not None},
+            streaming_since_s={n: self._since.of(f"streaming {n}", self._streams(s, now_s), now_s) for n, s in members.items()},
             outcomes=outcomes,
             phase_since_s=self._since.of("phase", phase, now_s),
             last_failover_since_s=self._since.of("failover", switches.last_failover if switches else None, now_s),
@@ -71,6 +74,9 @@ class Observer:
             },
             wall=wall_text(),
         )
+
+    def _streams(self, stored: Stored[MemberStatus], now_s: float) -> bool:
+        return stored.value.streaming and now_s - stored.seen_at_s < GONE_S
 
     def _moved(self, member: str, status: MemberStatus, now_s: float) -> float | None:
         """When this member's newest heartbeat row last changed in our sight; the first sight of a value is no movement."""

@@ -9,7 +9,9 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from failover.lab.observed import Seen, status
 from failover.lab.traffic import DATABASE, Traffic
 from failover.lab.verdict import Window, Write
 from failover.profiles import PROFILES
+from tests.support.stalls import Stalls
 
 ROLES = ("zookeeper", "sshd", "guardian", "controller")
 LOGS = ("guardian", "controller")
@@ -31,9 +34,10 @@ STANDS = "CREATE SCHEMA IF NOT EXISTS lab; DROP TABLE IF EXISTS lab.writes, lab.
 class Load:
     """The demo's own clients on a cluster, and what they saw since `began` (BOOTTIME seconds). Readable after its end too."""
 
-    def __init__(self, cluster: Cluster, traffic: Traffic) -> None:
+    def __init__(self, cluster: Cluster, traffic: Traffic, stalls: Stalls) -> None:
         self.traffic = traffic
         self.began = boottime_s()
+        self.stalls = stalls
         self._cluster = cluster
 
     def acknowledged(self, since: float | None = None) -> list[Write]:
@@ -41,13 +45,17 @@ class Load:
         return verdict.acknowledged(self.traffic.writes(), self._window(since))
 
     def acknowledged_gap(self, since: float | None = None) -> float:
-        """The longest time without an acknowledgement, from `since` (default: the begin) until now, in milliseconds."""
-        return verdict.outage_ms(self.traffic.writes(), self._window(since))
+        """The longest time without an acknowledgement, from `since` (default: the begin) until now, in milliseconds;
+        time in which the whole machine stood still is not counted."""
+        window = self._window(since)
+        moments = [window.start, *(w.done for w in self.acknowledged(since)), window.end]
+        return max(b - a - self.stalls.within_s(a, b) for a, b in pairwise(moments)) * 1000
 
     def failed(self, since: float | None = None) -> list[Write]:
-        """Attempts that were not acknowledged: refused, or no answer."""
+        """Attempts that were not acknowledged, refused or no answer, except while the whole machine stood still."""
         start = self.began if since is None else since
-        return [w for w in self.traffic.writes() if w.outcome != "ok" and w.invoke >= start]
+        tried = [w for w in self.traffic.writes() if w.outcome != "ok" and w.invoke >= start]
+        return [w for w in tried if not self.stalls.near(w.invoke, w.done)]
 
     def flows(self, deadline_s: float, since: float | None = None, says: str = "writes through the VIP") -> float:
         """Wait until writes (sent after `since`) are acknowledged; the seconds it took."""
@@ -108,6 +116,13 @@ class Cluster:
                 self.close()
         self.adopt()
         self.wait_whole(deadline_s, cooldown)
+
+    def start_everything(self, but: str | None = None) -> None:
+        """Start whatever of ROLES does not run, on every host at once; one role may be left out."""
+        stopped = [(h, role) for h in self.lab.databases_hosts for role in ROLES if role != but and h.pid_of(role) is None]
+        with ThreadPoolExecutor(max_workers=max(1, len(stopped))) as pool:
+            for started in [pool.submit(host.start, role) for host, role in stopped]:
+                started.result()
 
     # --- asking ----------------------------------------------------------------------------------------------------
     def ctl(self, *args: str, timeout_s: float = 30.0, on: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -216,11 +231,13 @@ class Cluster:
         self._loads += 1
         self.sql(self.primary(), STANDS, dbname=DATABASE)
         clients = Traffic(self.lab, self.lab.directory / f"traffic-{self._loads}")
+        stalls = Stalls(self.lab.directory / "stalls")
         try:
             clients.start()
-            yield Load(self, clients)
+            yield Load(self, clients, stalls)
         finally:
             clients.close()
+            stalls.close()
 
     # --- after a failure -------------------------------------------------------------------------------------------
     def save_logs(self, folder: Path) -> str:

@@ -90,6 +90,15 @@ def test_what_does_not_answer_is_a_finding_never_a_crash(world: World, monkeypat
     assert all(item["hint"] for item in answer["items"] if item["verdict"] == FAIL)
 
 
+def test_an_unreadable_secret_is_that_items_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "LOOK_S", 0.3)
+    text = world.file.read_text().replace("{name: monitor}", "{name: monitor, password_file: /nowhere/secret}")
+    world.file.write_text(text.replace("10.9.0.", "127.9.0.").replace("port: 5432", "port: 1").replace("[5432]", "[1]"))
+    code, answer = world.json("check")
+    found = next(i for i in answer["items"] if (i["area"], i["name"]) == ("database", "db1"))
+    assert code == options.PROBLEMS and found["verdict"] == FAIL and "/nowhere/secret" in found["facts"]
+
+
 def test_the_page_counts_what_is_not_well(capsys: pytest.CaptureFixture[str]) -> None:
     check._show([Item("ssh", "db1", PASS, "fine"), Item("dns", "orders", WARN, "old", "look at it")], False)
     page = capsys.readouterr().out

@@ -117,3 +117,22 @@ def test_every_code_is_documented() -> None:
     codes = {value for name, value in vars(options).items() if name.isupper() and isinstance(value, int)}
     assert codes == set(EXIT_CODES)
     assert module.main is main
+
+
+def test_a_wrong_zookeeper_user_is_configuration_not_absence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers answer, but not to us: the mirror never gets ready, and the reason is asked for."""
+    client = world.ensemble.client("failoverctl")
+
+    def denied(path: str, deadline_s: float) -> None:
+        raise errors.WrongCredentials(f"{path} is not readable for this user")
+
+    def never_ready(*_: object) -> object:
+        mirror = world.ensemble.client("x").mirror()
+        assert not mirror.ready()
+        return mirror
+
+    monkeypatch.setattr(client, "get", denied)
+    monkeypatch.setattr(client, "mirror", never_ready)
+    monkeypatch.setattr(reading, "client_of", lambda settings, cluster: client)
+    done = world.run("status", "--timeout", "200ms")
+    assert done.exit_code == options.CONFIGURATION and "not readable for this user" in done.stderr

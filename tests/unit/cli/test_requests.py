@@ -270,6 +270,36 @@ def test_ctrl_c_withdraws_what_nobody_answered(world: World, monkeypatch: pytest
     assert world.names(Kind.REQUEST) == ()
 
 
+def test_ctrl_c_while_following_says_that_it_goes_on(living: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    living.adopt()
+    monkeypatch.setattr(asking, "follow", interrupted)
+    done = living.run("switchover", "--yes")
+    assert done.exit_code == options.INTERRUPTED and "op-1 goes on without you" in done.stderr
+
+
+def test_a_filing_of_which_nothing_is_known_is_not_called_harmless(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply was lost and then the link: it may be there, so "nobody to talk to" would be a lie."""
+    client = world.ensemble.client("failoverctl")
+    monkeypatch.setattr(reading, "client_of", lambda settings, cluster: client)
+    request = Request("20260101T000000-host-1-abc", RequestKind.PAUSE, "me@here")
+    with _view(world) as view:
+        client.lose_reply(done=True)
+        real = view.ledger.commit
+
+        def commit(writes: Any, deadline_s: float) -> Any:
+            try:
+                return real(writes, deadline_s)
+            finally:
+                client.cut()
+
+        monkeypatch.setattr(view.ledger, "commit", commit)
+        with pytest.raises(Unknown, match="may still be carried out"):
+            asking._file(view, request, asking.boottime_s() + 0.5)
+
+
 # --- before anything is filed -------------------------------------------------------------------------------------------
 def test_a_dry_run_changes_nothing_and_says_what_would_come(living: World) -> None:
     living.adopt()
@@ -284,6 +314,11 @@ def test_a_dry_run_lists_every_reason_it_would_be_refused_for(living: World) -> 
     code, answer = living.json("switchover", "--to", "db2", "--dry-run")
     assert code == options.REFUSED
     assert answer["dry_run"] is True and answer["reasons"] == ["db2: its guardian says nothing"]
+
+
+def test_a_refused_dry_run_names_the_target_that_was_asked_for(living: World) -> None:
+    living.adopt()
+    assert living.run("switchover", "--to", "db9", "--dry-run").stdout.startswith("would be refused: switchover: db1 -> db9\n")
 
 
 def test_a_silent_standby_is_not_taken_for_a_living_one(living: World) -> None:

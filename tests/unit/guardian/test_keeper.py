@@ -118,6 +118,7 @@ def test_a_flushed_table_comes_back_shut_and_the_next_renewal_opens_it(host: Fak
     host.keeper.check_gate()
     assert host.gate.table and not host.gate.open() and host.keeper.wake.is_set()
     assert host.keeper.alarm and "flushed by somebody" in host.keeper.alarm
+    host.clock.advance(0.1)
     host.turn()
     assert host.gate.open()
 
