@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from failover import __version__
+from failover.actuators.base import Seen
 from failover.actuators.dns import Rfc2136Dns
 from failover.actuators.fencing import SshFencing
 from failover.actuators.notify import deliver
 from failover.actuators.vip import SshVip
+from failover.clock import boottime_s
 from failover.config import read_secret
 from failover.coordination.base import Coordinator
 from failover.coordination.ledger import Ledger
@@ -24,6 +26,7 @@ from failover.core.model import ControllerStatus, Notice, Policy, Problem
 from failover.core.plan import Action, Checkpoint, Erase, Fence, Key, Kind, MoveVip, SwitchDns, VerifyWritable
 from failover.core.rules import Rules
 from failover.engines import engine
+from failover.engines.base import ProbeResult
 from failover.errors import Conflict, FailoverError, Unreachable
 from failover.guardian.base import Guarded, Vip
 from failover.guardian.board import Board, Identity
@@ -47,7 +50,7 @@ from failover.runtime.node import Node, NodeParts
 from failover.runtime.notifier import Notifier
 from failover.runtime.observer import Observer
 from failover.runtime.probes import ProbeBoard, ProbeLoop
-from failover.settings import ClusterSettings, Settings
+from failover.settings import ClusterSettings, DnsSettings, Settings
 
 CONNECT_S = 1.0
 START_S = 10.0
@@ -56,6 +59,7 @@ VIP_S = 4.0
 DNS_S = 3.0
 CHECKPOINT_S = 10.0
 NOTICE_S = 5.0
+PROBLEM_S = 30.0  # a failed action that nobody wanted again for this long is history
 COMMIT_S = 1.0
 
 
@@ -94,6 +98,25 @@ def ledger_of(settings: Settings, cluster: ClusterSettings, client: Coordinator)
     return Ledger(client, Paths(cluster.name, settings.zookeeper.prefix))
 
 
+def observer_of(cluster: ClusterSettings, me: str) -> Observer:
+    """Who turns records into an Observation, positions parsed by the cluster's own engine."""
+    return Observer(me, engine(cluster.engine).parse_position)
+
+
+def probe_once(cluster: ClusterSettings, member: str, budget_s: float) -> ProbeResult:
+    """One look at a member over a fresh connection, as the controllers' probes make it."""
+    prober = engine(cluster.engine).prober(cluster, cluster.member(member))
+    try:
+        return prober.fresh(budget_s)
+    finally:
+        prober.close()
+
+
+def look_at_dns(dns: DnsSettings, address: str, epoch: int, budget_s: float) -> Seen:
+    """What the authoritative servers answer, beside what they should. Raises what actuators/base.py says."""
+    return Rfc2136Dns(dns).inspect(SwitchDns(address, epoch), budget_s)
+
+
 # --- the controller -----------------------------------------------------------------------------------------------------
 class Controller:
     """One `failoverd` for one cluster. `run` returns when `stop` is set; everything it started has ended then."""
@@ -118,7 +141,7 @@ class Controller:
             notifier = Notifier(self._deliver, self._erase)
             parts = NodeParts(
                 self._me, self._rules, Policy(mode=self._cluster.mode), self._ledger, mirror,
-                Observer(self._me, engine(self._cluster.engine).parse_position), Leadership(self._me, self._ledger),
+                observer_of(self._cluster, self._me), Leadership(self._me, self._ledger),
                 executor, notifier, self._probes, ControllerStatus(self._me, self._settings.digest, __version__),
                 lambda: self._problems(executor, notifier),
             )  # fmt: skip
@@ -173,11 +196,7 @@ class Controller:
 
     def _verify(self, action: VerifyWritable) -> str:
         """A fresh connection sees it out of recovery, and the newest heartbeat row carries the epoch."""
-        prober = engine(self._cluster.engine).prober(self._cluster, self._cluster.member(action.member))
-        try:
-            found = prober.fresh(self._cluster.timings.probe_bound_s)
-        finally:
-            prober.close()
+        found = probe_once(self._cluster, action.member, self._cluster.timings.probe_bound_s)
         if not found.writable or found.epoch != action.epoch:
             raise Unreachable(f"{action.member}: {found.role.value}, writable {found.writable}, heartbeat epoch {found.epoch}")
         return f"{action.member} is out of recovery and a row of epoch {action.epoch} is committed there"
@@ -195,9 +214,9 @@ class Controller:
     def _problems(self, executor: Executor, notifier: Notifier) -> tuple[Problem, ...]:
         latest: dict[type, Problem | None] = {}
         for outcome in executor.outcomes():
-            kind = type(outcome.action)
+            kind, failed_lately = type(outcome.action), not outcome.ok and boottime_s() - outcome.at_s < PROBLEM_S
             text = f"{kind.__name__}: {outcome.evidence}"
-            latest[kind] = None if outcome.ok else Problem(f"action-{kind.__name__.lower()}", text, "failoverctl check")
+            latest[kind] = Problem(f"action-{kind.__name__.lower()}", text, "failoverctl check") if failed_lately else None
         owing = tuple(Problem("notice-owed", f"{key} is not acknowledged by its receiver") for key in notifier.owing())
         return (*self._agents.problems(), *(p for p in latest.values() if p), *owing)
 
@@ -248,7 +267,7 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     )
     instance = DatabaseInstance(local, cluster.instance, None, run_dir, settings.state_dir, cluster=cluster.name)
     fencer = Fencer(me, gate, keeper, instance, local, memory, vip)
-    board.bind(lambda: keeper.state, lambda: (memory.now.closed, memory.now.frozen, memory.now.released))
+    board.bind(lambda: keeper.state, lambda: memory.now)
     reporter = Reporter(board, ledger, local, instance, gate, vip, keeper, timings.probe_bound_s)
     hands = Hands(local, instance, sealer, vip, fencer, keeper, memory, cluster.instance.port)
     heart = Heart(board, local, timings.probe_bound_s)

@@ -166,7 +166,7 @@ class Follower:
 
     def read(self) -> None:
         """Raises Unreachable."""
-        self.steps = journal_of(self._view, self._operation, COMMIT_S)
+        self.steps = self._view.ledger.journal(self._operation, COMMIT_S)
         for step in self.steps:
             mark = (step.number, step.name)
             if mark not in self._told:
@@ -176,13 +176,6 @@ class Follower:
     @property
     def ending(self) -> str | None:
         return ending_of(self.steps)
-
-
-def journal_of(view: View, operation: str, deadline_s: float) -> tuple[Step, ...]:
-    """The whole story: the head (why and by whom), which is the parent of the steps, and the steps. Raises Unreachable."""
-    head = view.ledger.read(Key(Kind.JOURNAL, operation), deadline_s)
-    steps = view.ledger.journal(operation, deadline_s)
-    return (head.value, *(step for step in steps if step != head.value)) if head else steps
 
 
 def ending_of(steps: tuple[Step, ...]) -> str | None:

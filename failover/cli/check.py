@@ -202,16 +202,12 @@ def _agent(lines: object, cluster: str, member: str) -> Item:
 
 def database(cluster: ClusterSettings, member: str) -> Item:
     """One member's database, as the controllers' probes see it."""
-    from failover.engines import engine
+    from failover.bootstrap import probe_once
     from failover.errors import FailoverError
 
     hint = "from a controller host: users.monitor and its password_file, pg_hba.conf, the firewall"
     try:
-        prober = engine(cluster.engine).prober(cluster, cluster.member(member))
-        try:
-            found = prober.fresh(max(cluster.timings.probe_bound_s, 1.0))
-        finally:
-            prober.close()
+        found = probe_once(cluster, member, max(cluster.timings.probe_bound_s, 1.0))
     except FailoverError as error:
         return Item("database", member, FAIL, str(error), hint)
     facts = f"{found.role.value} in {found.took_s * 1000:.0f} ms: {found.detail}"
@@ -226,8 +222,7 @@ def database(cluster: ClusterSettings, member: str) -> Item:
 
 def name_service(cluster: ClusterSettings, look: Look | None) -> Item:
     """Does the service name answer what it should, at every authoritative server?"""
-    from failover.actuators.dns import Rfc2136Dns
-    from failover.core.plan import SwitchDns
+    from failover.bootstrap import look_at_dns
     from failover.errors import FailoverError
 
     assert cluster.dns is not None
@@ -236,7 +231,7 @@ def name_service(cluster: ClusterSettings, look: Look | None) -> Item:
     primary = cluster.member(grant.member) if grant and grant.member in cluster.names else None
     address = cluster.vip.address if cluster.vip else primary.address if primary else cluster.members[0].address
     try:
-        seen = Rfc2136Dns(cluster.dns).inspect(SwitchDns(address, grant.epoch if grant else 0), LOOK_S)
+        seen = look_at_dns(cluster.dns, address, grant.epoch if grant else 0, LOOK_S)
     except FailoverError as error:
         return Item("dns", name, FAIL, str(error), "dns.server, its update policy, dns.tsig_name and tsig_key_file")
     if grant is None:

@@ -60,13 +60,12 @@ def story(operation: str, steps: tuple[Step, ...]) -> Story:
 @common
 def history(scope: Scope, last: int) -> int:
     """Every operation, oldest first: from, to, why, by whom, result and duration."""
-    from failover.cli.asking import journal_of
     from failover.cli.printing import emit_json, span, table
     from failover.cli.reading import opened
 
     with opened(scope) as view:
         names = view.ledger.operations(scope.timeout_s)[-last:]
-        stories = [story(name, journal_of(view, name, scope.timeout_s)) for name in names]
+        stories = [story(name, view.ledger.journal(name, scope.timeout_s)) for name in names]
     if scope.json:
         emit_json({"cluster": view.cluster.name, "operations": [told.document() for told in stories]})
     elif not stories:
@@ -94,7 +93,6 @@ def history(scope: Scope, last: int) -> int:
 @common
 def timeline(scope: Scope, operation: str | None) -> int:
     """One OPERATION step by step: offset in ms, who led, what was known. Without a name: the latest."""
-    from failover.cli.asking import journal_of
     from failover.cli.reading import opened
     from failover.errors import Refused
 
@@ -106,7 +104,7 @@ def timeline(scope: Scope, operation: str | None) -> int:
         chosen = operation or names[-1]
         if chosen not in names:
             raise Refused(f"no operation {chosen}; there are: {', '.join(names[-10:])}")
-        steps = journal_of(view, chosen, scope.timeout_s)
+        steps = view.ledger.journal(chosen, scope.timeout_s)
     _show(scope, story(chosen, steps), steps)
     return options.DONE
 

@@ -46,11 +46,11 @@ def plan(scope: Scope, member: str | None) -> int:
 
 def cooldown_left_s(view: View, look: Look, deadline_s: float) -> float | None:
     """An estimate by wall clocks, for people: the leader counts on its own clock. None if no failover was ever."""
-    from failover.cli.asking import journal_of, wall_s
+    from failover.cli.asking import wall_s
     from failover.clock import wall_text
 
     last = look.seen.policy.value.last_failover if look.seen.policy else None
-    steps = journal_of(view, last, deadline_s) if last else ()
+    steps = view.ledger.journal(last, deadline_s) if last else ()
     if not steps:
         return None
     since_s = wall_s(wall_text()) - wall_s(steps[-1].at_wall)

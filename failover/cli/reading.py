@@ -20,13 +20,12 @@ from failover.coordination.ledger import Ledger, Records
 from failover.core.observation import Observation
 from failover.core.plan import Key, Kind
 from failover.core.rules import Rules
-from failover.engines import engine
 from failover.errors import Unreachable
 from failover.runtime.observer import Observer
 from failover.settings import ClusterSettings, Settings
 
 CONNECT_S = 5.0
-WATCH_S = 1.3  # guardians speak once a second
+WATCH_S = 1.5  # guardians speak once a second; on a busy host a little later
 NEVER_S = -math.inf
 
 
@@ -43,9 +42,11 @@ class Look:
 class View:
     """One cluster in view. `ledger` is for the few who write."""
 
-    def __init__(self, settings: Settings, cluster: ClusterSettings, rules: Rules, ledger: Ledger, mirror: Mirror) -> None:
+    def __init__(
+        self, settings: Settings, cluster: ClusterSettings, rules: Rules, ledger: Ledger, mirror: Mirror, observer: Observer
+    ) -> None:
         self.settings, self.cluster, self.rules, self.ledger, self.mirror = settings, cluster, rules, ledger, mirror
-        self._observer = Observer("failoverctl", engine(cluster.engine).parse_position)
+        self._observer = observer
 
     def records(self) -> Records:
         return self.ledger.view(self.mirror)
@@ -93,7 +94,7 @@ def client_of(settings: Settings, cluster: ClusterSettings) -> Coordinator:
 @contextmanager
 def opened(scope: Scope) -> Iterator[View]:
     """The cluster that was asked for, in view. Raises ConfigurationError; Unreachable when no ZooKeeper server answers."""
-    from failover.bootstrap import ledger_of, rules_of
+    from failover.bootstrap import ledger_of, observer_of, rules_of
 
     settings = load(scope.config)
     cluster = settings.cluster(scope.cluster)
@@ -106,7 +107,7 @@ def opened(scope: Scope) -> Iterator[View]:
         try:
             _until_ready(ledger, mirror, settings, budget_s)
             rules = rules_of(cluster, tuple(c.name for c in settings.controllers))
-            yield View(settings, cluster, rules, ledger, mirror)
+            yield View(settings, cluster, rules, ledger, mirror, observer_of(cluster, "failoverctl"))
         finally:
             mirror.close()
     finally:

@@ -291,7 +291,7 @@ def _ended(scope: Scope, request: Request, answer: Answer, ending: Ending) -> in
         click.echo(f"{told.kind} {ending.operation} undone, {told.old} stays primary: {ending.says}")
     elif ending.result == "held":
         click.echo(f"{told.kind} {ending.operation} is held: {ending.says}")
-        say(f"next: `failoverctl status`, then playbooks/; it goes on by itself when the reason ends ({ending.operation})")
+        say(f"next: `failoverctl status`, then its playbook; it goes on by itself when the reason ends ({ending.operation})")
     else:
         click.echo(f"{told.kind} {ending.operation} is still under way: {ending.says}")
         say(f"next: `failoverctl timeline {ending.operation}`")

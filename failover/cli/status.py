@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--fresh/--quick", default=True, help="Look until every guardian has spoken again, at most 1.3 s (default), or once."
+    "--fresh/--quick", default=True, help="Look until every guardian has spoken again, at most 1.5 s (default), or once."
 )
 @common
 def status(scope: Scope, fresh: bool) -> int:

@@ -17,6 +17,8 @@ from failover.core.model import Lease, Policy, Receipt, Step, Stored
 from failover.core.plan import Check, Create, Erase, Key, Kind, Swap, Write
 from failover.errors import Corrupt
 
+_ORDER = {"opened": 0, "intent": 2}  # one transaction ends a step and begins the next, at one time
+
 
 @dataclass(frozen=True)
 class Records:
@@ -95,14 +97,12 @@ class Ledger:
         return tuple(sorted(names, key=lambda name: (len(name), name)))
 
     def journal(self, operation: str, deadline_s: float) -> tuple[Step, ...]:
-        """The story of one operation, in order. Raises Unreachable or Corrupt."""
-        base = f"{self.paths.of(Key(Kind.JOURNAL, operation))}"
-        steps = []
-        for name in self.coordinator.children(base, deadline_s):
-            stored = self.read(Key(Kind.JOURNAL, f"{operation}/{name}"), deadline_s)
-            if stored is not None:
-                steps.append(stored.value)
-        return tuple(sorted(steps, key=lambda step: (step.at_wall, step.number, step.kind != "done")))
+        """The story of one operation, in order: the head (why and by whom), then its steps. Raises Unreachable or Corrupt."""
+        head = Key(Kind.JOURNAL, operation)
+        names = self.coordinator.children(self.paths.of(head), deadline_s)
+        keys = (head, *(Key(Kind.JOURNAL, f"{operation}/{name}") for name in names))
+        found = [stored.value for key in keys if (stored := self.read(key, deadline_s)) is not None]
+        return tuple(sorted(found, key=lambda step: (step.at_wall, _ORDER.get(step.kind, 1), step.number)))
 
     def _stored(self, kind: Kind, path: str, entry: Entry) -> Stored[Any]:
         known = self._decoded.get(path)

@@ -60,6 +60,7 @@ class LocalFacts:
     closed: int
     receipted: int
     frozen: int
+    followed: int
     sealed_for: int
     served: int
     released: bool
@@ -97,6 +98,11 @@ class LocalFacts:
     def handover_late(self) -> bool:
         began = self.handover_since_s
         return began is not None and self.now_s - began >= self.switchover_deadline_s
+
+    @property
+    def in_good_standing(self) -> bool:
+        """Never a primary here, or since then a follower whose log was part of the granted member's."""
+        return self.followed >= self.closed
 
     @property
     def set_aside(self) -> bool:
@@ -147,7 +153,7 @@ def _covered(facts: LocalFacts) -> bool:
 
 
 def _told_to_follow_granted(facts: LocalFacts) -> bool:
-    return facts.grant is not None and facts.upstream == facts.grant.value.member and facts.frozen <= facts.epoch
+    return facts.grant is not None and facts.upstream == facts.grant.value.member and facts.frozen < facts.epoch
 
 
 def _other_is_granted(facts: LocalFacts) -> bool:
@@ -155,10 +161,14 @@ def _other_is_granted(facts: LocalFacts) -> bool:
 
 
 def _must_seal(facts: LocalFacts) -> bool:
-    """A standby that followed somebody must report. An ex-primary that only just started follows nobody and has no say."""
+    """A standby in good standing must report. An ex-primary that has followed nobody since may have diverged: no say."""
     claim = facts.grant.value.claim if facts.grant else None
-    follows = facts.upstream is not None or facts.frozen > 0
-    return claim is not None and claim.old != facts.me and facts.role is Role.STANDBY and follows
+    return claim is not None and claim.old != facts.me and facts.role is Role.STANDBY and facts.in_good_standing
+
+
+def _claim_on_another(facts: LocalFacts) -> bool:
+    claim = facts.grant.value.claim if facts.grant else None
+    return claim is not None and claim.old != facts.me and facts.in_good_standing
 
 
 def _nobody_took_over(facts: LocalFacts) -> bool:
@@ -188,6 +198,7 @@ TABLE: tuple[Row, ...] = (
     Row(Duty.WAIT, lambda f: f.mine, "granted: waiting for the proof or the database"),
     Row(Duty.SEAL, lambda f: _must_seal(f) and f.sealed_for < f.epoch, "a claim is running: sealing against the old primary"),
     Row(Duty.START, lambda f: _nobody_took_over(f) and not f.running, "nobody took over yet: starting as a standby"),
+    Row(Duty.START, lambda f: not f.running and _claim_on_another(f), "a claim is running: starting, to testify"),
     Row(Duty.WAIT, lambda f: not _other_is_granted(f), "sealed, fenced, or my epoch is closed: waiting for a grant"),
     Row(
         Duty.WAIT, lambda f: not f.running and f.operation is not None and f.operation.value.old == f.me,
@@ -195,7 +206,7 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(Duty.START, lambda f: not f.running, "starting as a standby, receiving from nobody yet"),
     Row(Duty.STAND_BY, lambda f: f.role is Role.STANDBY and _told_to_follow_granted(f), "standby of the granted member"),
-    Row(Duty.FOLLOW, lambda f: f.role is Role.STANDBY and _covered(f), "pointing at the granted member"),
+    Row(Duty.FOLLOW, lambda f: f.role is Role.STANDBY and f.frozen < f.epoch and _covered(f), "pointing at the granted member"),
     Row(
         Duty.HOLD,
         lambda f: f.role is Role.STANDBY and f.position is not None and f.grant_position is not None and not _covered(f)

@@ -201,7 +201,11 @@ def _claimed(seen: Observation, rules: Rules, grant: Grant, dead: str) -> Situat
 
 # --- a standby ------------------------------------------------------------------------------------------------------------
 def _standby_dies(seen: Observation, rules: Rules, grant: Grant, member: str) -> Hypothesis:
-    without = replace(seen, members={name: s for name, s in seen.members.items() if name != member})
+    without = replace(
+        seen,
+        members={name: s for name, s in seen.members.items() if name != member},
+        streaming_since_s={**seen.streaming_since_s, member: seen.now_s - IDLE_S},
+    )
     primary = grant.member or ""
     concerned = any(member in pair.names for pair in grant.sync)
     left = wanted_names(without, rules, primary)
@@ -210,7 +214,7 @@ def _standby_dies(seen: Observation, rules: Rules, grant: Grant, member: str) ->
     notes = []
     edit = next_edit(without, rules, grant) if concerned else None
     if edit is not None:
-        notes.append(f"the leader would then edit the sync set: {edit[1]}")
+        notes.append(f"after {rules.gone_s + rules.shrink_after_s:.0f} s the leader would edit the sync set: {edit[1]}")
     if primary:
         notes.append(_and_then(without, rules, grant, primary, "before anything else changed" if edit else "then"))
     if edit is not None and seen.grant is not None:
@@ -228,7 +232,10 @@ def _commits(rules: Rules, concerned: bool, left: tuple[str, ...]) -> tuple[str,
         return "nothing", f"writes go on: {', '.join(left)} acknowledges"
     if rules.replication is Replication.STRICT:
         return "writes-block", "WRITES BLOCK until a standby streams again (replication: strict)"
-    return "nothing", f"writes stop for about {rules.gone_s:.0f} s, then wait for nobody (replication: sync, degraded)"
+    return (
+        "nothing",
+        f"writes stop for about {rules.gone_s + rules.shrink_after_s:.0f} s, then wait for nobody (replication: sync, degraded)",
+    )
 
 
 def _and_then(seen: Observation, rules: Rules, grant: Grant, primary: str, when: str) -> str:

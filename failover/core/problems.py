@@ -140,7 +140,7 @@ def _primary(seen: Observation, rules: Rules, grant: Grant) -> Found:
         yield Problem(
             "second-writer",
             f"{name} says it takes writes and has no grant",
-            f"failoverctl timeline; if nothing is under way: stop {name}'s database, report this",
+            "playbooks/two-primaries-suspected.md",
         )
 
 
@@ -148,7 +148,7 @@ def _gate(seen: Observation, grant: Grant, status: MemberStatus) -> Found:
     observing = seen.policy is not None and seen.policy.value.mode is Mode.OBSERVE
     if status.gate == "released":
         text = f"{status.member}: the gate was released by hand; it can write whatever the grant says"
-        yield Problem("gate-released", text, f"failover-guardian arm on {status.member}")
+        yield Problem("gate-released", text, f"failover-guardian arm on {status.member}; playbooks/release-the-gate.md")
     elif status.gate == "none" and not observing:
         text = f"{status.member}: there is no gate: nothing keeps an old primary from writing"
         yield Problem("gate-none", text, f"journalctl -u failover-guardian on {status.member}")
@@ -228,9 +228,10 @@ def _operation(seen: Observation) -> Found:
     if seen.operation is not None and seen.operation.value.held:
         doing = seen.operation.value
         kind = "failover" if doing.kind is OperationKind.FAILOVER else "switchover"
-        yield Problem(
-            "held", f"{kind} {doing.id} is held in phase {doing.phase}: {doing.held}", f"failoverctl timeline {doing.id}"
-        )
+        hint = f"failoverctl timeline {doing.id}"
+        if doing.phase == "claimed":
+            hint += "; playbooks/the-fence-is-not-confirmed.md"
+        yield Problem("held", f"{kind} {doing.id} is held in phase {doing.phase}: {doing.held}", hint)
 
 
 def _switches(seen: Observation) -> Found:

@@ -138,14 +138,15 @@ class Deathwatch(Protocol):
 @dataclass(frozen=True)
 class Durable:
     """What a guardian remembers across restarts. `closed`: no opening under an epoch <= this. `frozen`/`frozen_against`:
-    the claim this standby is sealed for and the old primary's address. `highest`: the greatest epoch ever seen."""
+    the claim this standby is sealed for and the old primary's address. `highest`: the greatest epoch ever seen. `followed`: the
+    latest epoch whose primary this member followed, its log being part of that primary's."""
 
     closed: int = 0
     frozen: int = 0
     frozen_against: str = ""
     highest: int = 0
     released: bool = False
-    counter: int = 0
+    followed: int = 0
 
 
 class StateFile(Protocol):

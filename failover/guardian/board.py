@@ -17,6 +17,7 @@ from failover.core.model import Grant, Member, MemberStatus, Operation, Policy, 
 from failover.core.plan import Kind
 from failover.engines.base import LocalState
 from failover.errors import Corrupt
+from failover.guardian.base import Durable
 
 NOT_IN_VIEW = 2**62
 
@@ -66,10 +67,10 @@ class Board:
         self._records = Records()
         self._local: tuple[LocalState | None, float, bool] = (None, 0.0, False)
         self._lease: Callable[[], LeaseState] = LeaseState
-        self._durable: Callable[[], tuple[int, int, bool]] = lambda: (0, 0, False)
+        self._durable: Callable[[], Durable] = Durable
 
-    def bind(self, lease: Callable[[], LeaseState], durable: Callable[[], tuple[int, int, bool]]) -> None:
-        """Where the lease state and (closed, frozen, released) are read from."""
+    def bind(self, lease: Callable[[], LeaseState], durable: Callable[[], Durable]) -> None:
+        """Where the lease state and what is remembered across restarts are read from."""
         self._lease, self._durable = lease, durable
 
     def found(self, local: LocalState | None, running: bool) -> None:
@@ -131,7 +132,7 @@ class Board:
     def facts(self) -> LocalFacts:
         """Everything a duty is judged on, frozen now."""
         local, own, records, identity = self.local, self.own, self.records, self.identity
-        closed, frozen, released = self._durable()
+        durable = self._durable()
         grant: Stored[Grant] | None = records.one(Kind.GRANT)
         operation: Stored[Operation] | None = records.one(Kind.OPERATION)
         policy: Stored[Policy] | None = records.one(Kind.POLICY)
@@ -139,7 +140,9 @@ class Board:
             boottime_s(), identity.me, identity.times, identity.switchover_deadline_s, grant, operation, policy,
             self.running, local.role if local else (Role.UNKNOWN if self.running else Role.DOWN),
             self.member_at(local.configured_upstream) if local else None, local.position if local else None,
-            self._granted_position(records, grant), self._lease(), max(closed, own.fencing), self._receipted(records), frozen, own.sealed_for, own.served, released,
+            self._granted_position(records, grant), self._lease(),
+            max(durable.closed, own.fencing), self._receipted(records), durable.frozen, durable.followed, own.sealed_for,
+            own.served, durable.released,
             own.handover_since_s, own.handover_operation,
         )  # fmt: skip
 

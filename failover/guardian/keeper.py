@@ -131,8 +131,7 @@ class LeaseKeeper:
 
     def _readable(self, facts: LocalFacts) -> bool:
         """A standby in good standing: it follows somebody, or is sealed and waits. Never one whose log may have diverged."""
-        follows = facts.upstream is not None or facts.frozen > 0
-        return self._settings.standby_reads and facts.role is Role.STANDBY and follows and not facts.mine
+        return self._settings.standby_reads and facts.role is Role.STANDBY and facts.in_good_standing and not facts.mine
 
     def _renew(self, facts: LocalFacts, grant: Stored[Grant]) -> None:
         ticket = self._tickets.next()
@@ -147,7 +146,7 @@ class LeaseKeeper:
                     self._gate.install_shut()
                 if not self._gate.arm(ticket, self._settings.times.lease_s, facts.epoch):
                     return
-            if self._state.untimed or (kernel.open and kernel.expires_in_s is None):
+            if self._state.untimed or (kernel.table and kernel.current is not None and kernel.expires_in_s is None):
                 self._gate.switch(ticket)  # the kernel must count again before ZooKeeper is told that it does
                 self._state = self._state.timed_again(armed_at_s, ticket, self._settings.times)
         writes = self._lease_writes(grant, untimed=False)

@@ -263,6 +263,7 @@ class Warden:
         self._thaw()
         primary = facts.grant.value.member
         upstream = Upstream(primary, self._board.address_of(primary), self._hands.port)
+        self._hands.memory.change(followed=facts.epoch)  # its log was judged to be part of the granted member's
         self._hands.engine.follow(upstream, SQL_S)
         self._hands.engine.ensure_slots((), SQL_S)  # a former primary's slots would hold log back here for ever
         self._board.note(rejoin=None, sealed_for=0)
@@ -271,6 +272,8 @@ class Warden:
 
     def _stand_by(self, facts: LocalFacts) -> None:
         self._thaw()
+        if self._hands.memory.now.followed < facts.epoch:
+            self._hands.memory.change(followed=facts.epoch)
         if self._board.own.rejoin is not None or self._board.own.served:
             self._board.note(rejoin=None, served=0)
 

@@ -23,7 +23,7 @@ from failover.engines.base import LocalEngine, Prober, Upstream
 from failover.engines.lsn import parse_offset
 from failover.engines.pg_files import read_control, record_end
 from failover.engines.pg_probe import PostgresProber
-from failover.engines.postgresql import PostgresLocalEngine, slot_name
+from failover.engines.postgresql import PostgresLocalEngine
 from failover.errors import Corrupt, Refused, Unknown, Unreachable, WrongCredentials
 from failover.settings import Account, InstanceSettings
 from tests.support import postgres_server as pg

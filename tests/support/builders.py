@@ -77,7 +77,7 @@ class Cluster:
             name: {}
             for name in (
                 "leases", "receipts", "seals", "handovers", "members", "votes", "requests", "answers", "positions",
-                "heartbeat_moved_s", "maintenance_since_s",
+                "heartbeat_moved_s", "maintenance_since_s", "streaming_since_s",
             )
         }  # fmt: skip
         self.outcomes: list[Outcome] = []
@@ -148,6 +148,11 @@ class Cluster:
         known = self.tables["members"].get(member)
         before = known.value if known else MemberStatus(member)
         self.tables["members"][member] = Stored(replace(before, **fields), 1, self.now_s - ago_s)
+        return self.streaming_since(member, 60.0)
+
+    def streaming_since(self, member: str, ago_s: float) -> Cluster:
+        """Since when it has been streaming, or has not been."""
+        self.tables["streaming_since_s"][member] = self.now_s - ago_s
         return self
 
     def primary(self, member: str, epoch: int, at: str = "1@0/500", **fields: Any) -> Cluster:
@@ -162,7 +167,7 @@ class Cluster:
 
     def silent(self, member: str) -> Cluster:
         self.tables["members"].pop(member, None)
-        return self
+        return self.streaming_since(member, 60.0)
 
     def vote(self, controller: str, lost: str | None, sees: int = 2, targets: int = 3, ago_s: float = 0.0) -> Cluster:
         votes = tuple((m.name, MemberVote(m.name == lost, why="refused" if m.name == lost else "well")) for m in MEMBERS)
@@ -239,7 +244,7 @@ def a_guardian(me: str = "db1", **changes: Any) -> LocalFacts:
         now_s=NOW_S, me=me, times=TIMES, switchover_deadline_s=10.0, grant=granted("db1", 3), operation=None,
         policy=Stored(Policy(mode=Mode.AUTOMATIC), 11, 0.0), running=True, role=Role.PRIMARY, upstream=None,
         position=lsn("1@0/500"), grant_position=lsn("1@0/500"), lease=LeaseState(3, NOW_S + 2.5, 1), closed=0, receipted=0,
-        frozen=0, sealed_for=0, served=3, released=False, handover_since_s=None, handover_operation=None,
+        frozen=0, followed=0, sealed_for=0, served=3, released=False, handover_since_s=None, handover_operation=None,
     )  # fmt: skip
     return replace(facts, **changes)
 

@@ -7,6 +7,7 @@ kernel or a database is here. `events` is one ordered diary of all of it. Time s
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -39,7 +40,9 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 5000.0
-        for module in ("guardian.board", "guardian.keeper", "guardian.reporter"):
+        for module in (
+            "guardian.board", "guardian.keeper", "guardian.reporter", "runtime.node", "runtime.observer", "runtime.probes",
+        ):  # fmt: skip
             monkeypatch.setattr(f"failover.{module}.boottime_s", self)
 
     def __call__(self) -> float:
@@ -140,6 +143,7 @@ class FakeDatabase:
     stubborn: bool = False  # does not stop when asked
     unkillable: bool = False  # a process in uninterruptible sleep
     sync: SyncSet | None = None
+    streaming: bool | None = None  # None: as told by `upstream`
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self, pid: int, role: Role) -> None:
@@ -211,8 +215,8 @@ class FakeEngine:
     def state(self, budget_s: float) -> LocalState:
         d = self._up()
         return LocalState(
-            d.role, "7001", d.at, upstream=d.upstream or None, configured_upstream=d.upstream, streaming=bool(d.upstream),
-            sync=d.sync,
+            d.role, "7001", d.at, upstream=d.upstream or None, configured_upstream=d.upstream,
+            streaming=bool(d.upstream) if d.streaming is None else d.streaming, sync=d.sync,
         )  # fmt: skip
 
     def prepare(self, budget_s: float) -> None:
@@ -375,7 +379,7 @@ class FakeHost:
             KeeperSettings(me, TIMES, standby_reads), self.gate, self.ledger, self.pinned, self.board.facts, lambda grant: self.see()
         )
         self.fencer = Fencer(me, self.gate, self.keeper, self.instance, self.engine, self.memory, self.vip)
-        self.board.bind(lambda: self.keeper.state, lambda: (self.memory.now.closed, self.memory.now.frozen, self.memory.now.released))
+        self.board.bind(lambda: self.keeper.state, lambda: self.memory.now)
         self.reporter = Reporter(self.board, self.ledger, self.engine, self.instance, self.gate, self.vip, self.keeper, 1.0)
         hands = Hands(self.engine, self.instance, self.sealer, self.vip, self.fencer, self.keeper, self.memory, PORT)
         self.warden = Warden(self.board, self.ledger, hands, self.reporter.look, self.reporter.step)
@@ -394,7 +398,14 @@ class FakeHost:
 
     def renew(self) -> None:
         self.see()
+        self._let_lanes_end()
         self.keeper.step()
+
+    def _let_lanes_end(self) -> None:
+        """A lane is free a moment after its answer was heard; without the moment a renewal would pass it over."""
+        end_s = time.monotonic() + 2.0
+        while any(lane.busy for lane in self.pinned._lanes) and time.monotonic() < end_s:
+            threading.Event().wait(0.0005)
 
     def ward(self) -> None:
         self.see()
@@ -410,6 +421,15 @@ class FakeHost:
     def since(self, mark: int) -> list[str]:
         """The diary from entry `mark` on."""
         return self.events[mark:]
+
+    def die(self, orphans: int = 0) -> FakeHost:
+        """The main process ends while its guardian watches it."""
+        watch = self.instance.watch()
+        self.instance.watch = lambda: watch  # type: ignore[method-assign]  # the handle that was taken before the end
+        self.database.end(orphans=orphans)
+        self.deaths.step(0.0)
+        del self.instance.watch
+        return self
 
     # --- its records ------------------------------------------------------------------------------------------------------
     def lease(self) -> Lease:

@@ -182,7 +182,6 @@ def test_a_frozen_standby_receives_again_only_under_a_later_grant() -> None:
     assert said(replace(frozen, grant=granted("db1", 7))) is Duty.STAND_BY
 
 
-@pytest.mark.xfail(strict=True, reason="FOLLOW does not ask for a later epoch than the frozen one: core/duty.py, row FOLLOW")
 def test_a_frozen_standby_does_not_follow_under_an_earlier_grant_either() -> None:
     frozen = a_standby(grant=granted("db1", 5), frozen=6, upstream=None)
     assert said(frozen) is Duty.WAIT
@@ -200,7 +199,6 @@ def test_a_standby_that_is_down_is_started_for_anothers_grant() -> None:
     assert said(a_standby(running=False, role=Role.DOWN, upstream=None)) is Duty.START
 
 
-@pytest.mark.xfail(strict=True, reason="nobody but the guardian starts it, and no row does while a claim runs: core/duty.py")
 def test_a_standby_that_is_down_when_the_claim_comes_is_started_so_that_it_can_testify() -> None:
     assert said(a_standby(running=False, role=Role.DOWN, upstream=None, grant=claim_on("db1", 3), frozen=4)) is Duty.START
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,7 +187,10 @@ def test_two_sets_at_once_are_pending() -> None:
 def test_a_held_operation() -> None:
     doing = Operation("op-2", OperationKind.FAILOVER, "claimed", "db1", 4, "lost", "c1", held="no proof")
     problem = one(healthy(operation=stored(doing)))
-    assert problem == Problem("held", "failover op-2 is held in phase claimed: no proof", "failoverctl timeline op-2")
+    assert problem.text == "failover op-2 is held in phase claimed: no proof"
+    assert problem.hint == "failoverctl timeline op-2; playbooks/the-fence-is-not-confirmed.md"
+    later = replace(doing, phase="granted", held="it does not take writes")
+    assert one(healthy(operation=stored(later))).hint == "failoverctl timeline op-2"
 
 
 def test_a_running_operation_is_no_problem_nor_is_what_it_moves() -> None:
@@ -203,6 +208,14 @@ def test_pause_and_maintenance_name_who_and_why() -> None:
     assert paused.text.startswith("paused by ada@here: network") and paused.hint == "failoverctl resume"
     aside = one(healthy(policy=Policy(Mode.AUTOMATIC, maintenance=(Maintenance("db3", 60, "disk", "ada"),))))
     assert aside.code == "maintenance" and aside.hint == "failoverctl maintenance off db3"
+
+
+def test_every_playbook_that_a_hint_names_is_there() -> None:
+    """A hint read at three in the morning must not lead nowhere."""
+    root = Path(__file__).parents[3]
+    text = (root / "failover" / "core" / "problems.py").read_text()
+    named = set(re.findall(r"playbooks/[\w-]+\.md", text))
+    assert named and not [name for name in named if not (root / name).is_file()]
 
 
 def test_a_record_that_cannot_be_read() -> None:

@@ -41,6 +41,14 @@ def test_wanted_are_the_streaming_members_that_could_take_over() -> None:
     assert wanted_names(a_cluster().maintenance("db3").build(), some_rules(), "db1") == ("db2",)
 
 
+def test_a_member_of_the_set_that_just_stopped_streaming_stays_for_a_while() -> None:
+    """A dying primary loses its standbys first: an edit then would only be in the way of the failover."""
+    assert edit(a_cluster().silent("db3").streaming_since("db3", 4.9)) is None
+    assert sync_after(a_cluster().silent("db3").streaming_since("db3", 5.0)) == (BOTH, DB2)
+    stranger = a_cluster().synced_by(DB2).silent("db3").streaming_since("db3", 0.1)
+    assert edit(stranger) is None, "who is not in the set is not taken in for having streamed lately"
+
+
 # --- the four steps ---------------------------------------------------------------------------------------------------
 def test_step_one_records_the_new_pair_beside_the_old_one() -> None:
     assert sync_after(a_cluster().silent("db3")) == (BOTH, DB2)

@@ -15,7 +15,7 @@ from failover.errors import Corrupt, Refused, Unknown
 from failover.guardian.base import Durable
 from failover.guardian.state import SLOT_BYTES, SlotStateFile, decode_slot, encode_slot
 
-PROMISE = Durable(closed=4, frozen=5, frozen_against="10.0.0.1", highest=5, counter=7)
+PROMISE = Durable(closed=4, frozen=5, frozen_against="10.0.0.1", highest=5, followed=7)
 
 
 def stored(path: Path) -> Durable:
@@ -60,10 +60,10 @@ def test_many_stores_alternate_the_slots_and_the_newest_counts(tmp_path: Path) -
     slots = []
     with SlotStateFile(path) as file:
         for counter in range(1, 12):
-            file.store(Durable(counter=counter))
+            file.store(Durable(followed=counter))
             slots.append(newest_slot(path))
     assert slots == [1, 0] * 5 + [1]
-    assert stored(path).counter == 11
+    assert stored(path).followed == 11
 
 
 @pytest.mark.parametrize("stores", [1, 2])
@@ -96,12 +96,12 @@ def test_after_a_torn_write_the_next_store_repairs_the_torn_slot(tmp_path: Path)
 def test_a_write_cut_anywhere_never_yields_a_made_up_record(tmp_path: Path, cut_at: int) -> None:
     path = tmp_path / "orders.state"
     with SlotStateFile(path) as file:
-        file.store(Durable(closed=3, counter=1))
-        file.store(Durable(closed=4, counter=2))
+        file.store(Durable(closed=3, followed=1))
+        file.store(Durable(closed=4, followed=2))
     older = 1 - newest_slot(path)
-    whole = encode_slot(4, Durable(closed=9, counter=3, released=True)).rstrip(b"\0")
+    whole = encode_slot(4, Durable(closed=9, followed=3, released=True)).rstrip(b"\0")
     damage(path, older, 0, whole[:cut_at])
-    assert stored(path) == Durable(closed=4, counter=2)
+    assert stored(path) == Durable(closed=4, followed=2)
 
 
 def test_two_damaged_slots_are_reported_and_never_taken_for_a_fresh_start(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_record_of_a_newer_version_is_refused_and_not_skipped_for_the_older_sl
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"closed": 3}, "closed"), ({"highest": 4}, "highest"), ({"counter": 6}, "counter"), ({"frozen": 4}, "frozen")],
+    [({"closed": 3}, "closed"), ({"highest": 4}, "highest"), ({"followed": 6}, "followed"), ({"frozen": 4}, "frozen")],
 )
 def test_a_promise_is_never_taken_back(tmp_path: Path, change: dict[str, int], name: str) -> None:
     path = tmp_path / "orders.state"
