@@ -184,7 +184,7 @@ class Controller:
         hands: dict[type, Hand] = {
             Fence: lambda a: fencing.apply(_as(Fence, a), FENCE_S),
             VerifyWritable: lambda a: self._verify(_as(VerifyWritable, a)),
-            Checkpoint: lambda a: self._agents.call(_as(Checkpoint, a).member, "checkpoint", {"cluster": name}, CHECKPOINT_S).evidence,
+            Checkpoint: lambda a: self._checkpoint(_as(Checkpoint, a)),
         }
         if cluster.vip:
             vip = SshVip(self._agents, name, cluster.names, cluster.vip)
@@ -193,6 +193,9 @@ class Controller:
             dns = Rfc2136Dns(cluster.dns)
             hands[SwitchDns] = lambda a: _right(dns, _as(SwitchDns, a))
         return hands
+
+    def _checkpoint(self, action: Checkpoint) -> str:
+        return self._agents.call(action.member, "checkpoint", {"cluster": self._cluster.name}, CHECKPOINT_S).evidence
 
     def _verify(self, action: VerifyWritable) -> str:
         """A fresh connection sees it out of recovery, and the newest heartbeat row carries the epoch."""
@@ -261,7 +264,8 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     gate = KernelGate(cluster.name, guarded_of(settings, cluster), nft, memory.now.closed)
     sealer = KernelSealer(cluster.name, nft)
     vip = vip_of(cluster)
-    board = Board(Identity(me, cluster.members, times, cluster.switchover_deadline_s, 4 * timings.probe_bound_s), kind.parse_position)
+    identity = Identity(me, cluster.members, times, cluster.switchover_deadline_s, 4 * timings.probe_bound_s)
+    board = Board(identity, kind.parse_position)
     keeper = LeaseKeeper(
         KeeperSettings(me, times, cluster.standby_reads), gate, ledger, pinned, board.facts, lambda grant: mirror.changed.set()
     )

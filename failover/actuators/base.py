@@ -1,7 +1,8 @@
 """What an actuator can do: look, and bring about. Applying twice equals applying once.
 
 `apply` returns evidence that a person can read in the journal. `Unreachable`: it did not happen. `Unknown`: it may have
-happened (a time-out is never "not done"). `Refused`: the other side's own rule said no. `WrongCredentials`: key, host key or TSIG.
+happened (a time-out is never "not done"). `Refused`: the other side's own rule said no. `WrongCredentials`: key, host key
+or TSIG.
 """
 
 from __future__ import annotations

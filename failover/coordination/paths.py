@@ -1,6 +1,7 @@
 """Every znode, once.
 
-`/failover/<cluster>/state/...` is kept in view by the daemons; `/failover/<cluster>/journal/...` only grows and is read on demand.
+`/failover/<cluster>/state/...` is kept in view by the daemons; `/failover/<cluster>/journal/...` only grows and is read on
+demand.
 """
 
 from __future__ import annotations

@@ -62,11 +62,12 @@ def _may_act(seen: Observation, rules: Rules, policy: Policy, primary: str) -> t
     willing = [
         m.name for m in rules.others(primary) if m.failover.value == "automatic" and not policy.in_maintenance(m.name)
     ]  # fmt: skip
+    cooling = f"cool-down after {policy.last_failover}: {left_s:.1f} s left" if left_s > 0 else "over"
     return (
         _guard("mode", policy.mode is Mode.AUTOMATIC, f"mode is {policy.mode.value}"),
         _guard("not paused", not policy.paused, f"paused by {policy.paused_by}" if policy.paused else "not paused"),
         _guard("not in maintenance", not policy.in_maintenance(primary), f"maintenance of {primary}"),
-        _guard("cool-down", left_s <= 0, f"cool-down after {policy.last_failover}: {left_s:.1f} s left" if left_s > 0 else "over"),
+        _guard("cool-down", left_s <= 0, cooling),
         _guard("somebody may take over", bool(willing), f"automatic candidates: {', '.join(willing) or 'none'}"),
     )
 
@@ -108,9 +109,9 @@ def _housekeeping(seen: Observation, term: Stored[int], policy: Stored[Policy]) 
     """Pauses and maintenance end by themselves; answered requests do not pile up."""
     value = policy.value
     check = Check(Key(Kind.TERM), term.version)
-    if value.paused_for_s is not None and seen.pause_since_s is not None:
-        if seen.now_s - seen.pause_since_s >= value.paused_for_s:
-            return Plan((check, Swap(Key(Kind.POLICY), unpaused(value), policy.version)), says="the pause has ended")
+    paused_s = seen.now_s - seen.pause_since_s if seen.pause_since_s is not None else 0.0
+    if value.paused_for_s is not None and paused_s >= value.paused_for_s:
+        return Plan((check, Swap(Key(Kind.POLICY), unpaused(value), policy.version)), says="the pause has ended")
     over = [m for m in value.maintenance if seen.now_s - seen.maintenance_since_s.get(m.member, seen.now_s) >= m.for_s]
     if over:
         kept = replace(value, maintenance=tuple(m for m in value.maintenance if m not in over))

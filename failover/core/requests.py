@@ -73,7 +73,8 @@ def _adopt(seen: Observation, rules: Rules, request: Request) -> Judgement:
         reasons.append(f"exactly one primary is needed, found {', '.join(primaries) or 'none'}")
     identifiers = {status.system_identifier for status in found.values() if status.system_identifier}
     if len(identifiers) > 1:
-        reasons.append("wrong system identifier: " + ", ".join(f"{n} has {s.system_identifier}" for n, s in sorted(found.items())))
+        each = ", ".join(f"{name} has {status.system_identifier}" for name, status in sorted(found.items()))
+        reasons.append(f"wrong system identifier: {each}")
     for name, status in found.items():
         if name not in primaries and not (status.role is Role.STANDBY and status.streaming):
             reasons.append(f"{name}: is {status.role.value} and does not stream from the primary")
@@ -103,7 +104,9 @@ def _switchover(seen: Observation, rules: Rules, request: Request) -> Judgement:
     old = grant.value.member
     status = seen.status(old or "", rules.gone_s)
     if old is None or status is None or not status.writable:
-        reasons.append(f"{old or 'nobody'} does not take writes now: a switchover needs a healthy primary, see `failoverctl failover`")
+        reasons.append(
+            f"{old or 'nobody'} does not take writes now: a switchover needs a healthy primary, see `failoverctl failover`"
+        )
     fit, unfit = _targets(seen, rules, policy.value, old, request.target)
     if request.target and old == request.target:
         reasons.append(f"{request.target} is the primary already")

@@ -24,9 +24,12 @@ NOT_IN_VIEW = 2**62
 
 @dataclass(frozen=True)
 class Own:
-    """What only this process can know about itself. `served`: the newest epoch under which it opened the port to writers;
-    `armed`: the next start is a standby's;
-    `sealed_for`: the claim it has reported for; `fencing`: the epoch being closed right now, before the disk has it; `rejoin`: why the member is not a standby in good standing, for people."""
+    """What only this process can know about itself.
+
+    `served`: the newest epoch under which it opened the port to writers. `sealed_for`: the claim it has reported for.
+    `fencing`: the epoch being closed right now, before the disk has it. `armed`: the next start is a standby's.
+    `rejoin`: why the member is not a standby in good standing, for people.
+    """
 
     served: int = 0
     sealed_for: int = 0

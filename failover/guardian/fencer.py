@@ -1,8 +1,8 @@
 """Fencing this member, and the receipt that says so.
 
 Order (G8): gate shut in the kernel, client sockets reset, every process of the data directory killed and waited for, the VIP
-off; the epoch is closed on disk beside it, and only when all of that is *read back* is a receipt owed. The proof is the shut gate, not the
-death: an orphaned backend was measured to commit and acknowledge 435 ms after its postmaster had died.
+off; the epoch is closed on disk beside it, and only when all of that is *read back* is a receipt owed. The proof is the shut
+gate, not the death: an orphaned backend was measured to commit and acknowledge 435 ms after its postmaster had died.
 """
 
 from __future__ import annotations
