@@ -15,7 +15,6 @@ from failover.actuators.fencing import SshFencing
 from failover.actuators.notify import deliver
 from failover.actuators.vip import SshVip
 from failover.clock import boottime_s
-from failover.config import read_secret
 from failover.coordination.base import Coordinator
 from failover.coordination.ledger import Ledger
 from failover.coordination.paths import Paths
@@ -50,6 +49,7 @@ from failover.runtime.node import Node, NodeParts
 from failover.runtime.notifier import Notifier
 from failover.runtime.observer import Observer
 from failover.runtime.probes import ProbeBoard, ProbeLoop
+from failover.secrets import read_secret
 from failover.settings import ClusterSettings, DnsSettings, Settings
 
 CONNECT_S = 1.0

@@ -10,7 +10,6 @@ import hashlib
 import ipaddress
 import os
 import socket
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +23,11 @@ from failover.config_yaml import Document, Fault, path_text, read
 from failover.config_yaml import Path as Where
 from failover.core.model import Member, Mode, Replication, Willingness
 from failover.errors import ConfigurationError
-from failover.logs import hide
 from failover.profiles import PROFILES
 
-__all__ = ["DEFAULT_FILE", "Outage", "load", "node_name", "read_secret", "worst_case_outage"]
+__all__ = ["DEFAULT_FILE", "Outage", "load", "node_name", "worst_case_outage"]
 
 DEFAULT_FILE = Path("/etc/failover/failover.yml")
-_SECRET_BYTES_MAX = 64 * 1024
 
 
 def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> settings.Settings:
@@ -39,7 +36,7 @@ def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> setti
     try:
         data = source.read_bytes()
     except OSError as error:
-        raise ConfigurationError([f"{source}: cannot be read: {_reason(error)}"]) from error
+        raise ConfigurationError([f"{source}: cannot be read: {error.strerror or type(error).__name__}"]) from error
     document = read(data)
     faults = list(document.faults)
     shape: Shape | None = None
@@ -64,53 +61,6 @@ def node_name(env: Mapping[str, str] = os.environ) -> str:
     except ValueError as error:
         origin = "FAILOVER_NODE" if given else "the host name (set FAILOVER_NODE)"
         raise ConfigurationError([f"{origin}: {error}"]) from error
-
-
-def read_secret(path: Path) -> str:
-    """The secret in `path`, without the newline at its end; from now on no log line of this process shows it.
-
-    Raises ConfigurationError if the file is missing, empty, not a file, or can be touched by others: it must belong to
-    this process's user or to root and give group and others nothing (`chmod 600`), else anybody here could become us.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ConfigurationError([f"{path}: cannot be read: {_reason(error)}"]) from error
-    try:
-        fault = _why_unsafe(os.fstat(descriptor))  # the open file: it cannot be exchanged between the look and the read
-        data = b"" if fault else os.read(descriptor, _SECRET_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigurationError([f"{path}: cannot be read: {_reason(error)}"]) from error
-    finally:
-        os.close(descriptor)
-    if fault:
-        raise ConfigurationError([f"{path}: {fault}"])
-    try:
-        secret = data.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise ConfigurationError([f"{path}: is not UTF-8 text"]) from None  # the cause would quote the content
-    if not secret.strip():
-        raise ConfigurationError([f"{path}: is empty"])
-    if len(data) > _SECRET_BYTES_MAX or "\0" in secret:
-        raise ConfigurationError([f"{path}: is no secret: too long, or with a NUL byte in it"])
-    hide(secret)
-    return secret
-
-
-def _why_unsafe(found: os.stat_result) -> str | None:
-    """Why this file cannot hold a secret, or None."""
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a plain file"
-    if mode & 0o077:
-        return f"group or others have rights on this secret (mode {mode:04o}); chmod 600 it"
-    if found.st_uid not in (0, os.geteuid()):
-        return f"belongs to user {found.st_uid}, who could change it; chown it to the user of this process"
-    return None
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
 
 
 def _placed(document: Document, where: Where, message: str) -> Fault:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from failover.core.model import Member, Mode, Replication
+from failover.errors import ConfigurationError
+from failover.secrets import read_secret
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,6 @@ class Account:
 
     def password(self) -> str | None:
         """Raises ConfigurationError if the file cannot be read."""
-        from failover.config import read_secret
-
         return read_secret(self.password_file) if self.password_file else None
 
 
@@ -179,8 +179,6 @@ class Settings:
 
     def cluster(self, name: str | None = None) -> ClusterSettings:
         """The named cluster, or the only one. Raises ConfigurationError with the names there are."""
-        from failover.errors import ConfigurationError
-
         found = [c for c in self.clusters if name is None or c.name == name]
         if len(found) == 1:
             return found[0]

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from failover.cli import options
-from failover.cli.main import Suggesting
-from failover.cli.options import Scope, common, say
+from failover.cli.options import Scope, Suggesting, common, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import traceback
@@ -15,7 +14,7 @@ import click
 
 from failover import errors
 from failover.cli import options
-from failover.cli.options import EXIT_CODES, Given, common_options
+from failover.cli.options import EXIT_CODES, Given, Suggesting, common_options
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("status", "What is, and what is wrong with it."),
@@ -41,22 +40,6 @@ ANSWERS: tuple[tuple[type[errors.FailoverError], int, str], ...] = (
     (errors.Conflict, options.CONFLICT, "`failoverctl status`, then ask again"),
     (errors.Corrupt, options.HUMAN, "look at that record with a ZooKeeper shell"),
 )
-
-
-class Suggesting(click.Group):
-    """A group that knows what was probably meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
-            known = ", ".join(self.list_commands(ctx))
-            ctx.fail(
-                f"no command {name!r}; " + (f"did you mean `{ctx.command_path} {near[0]}`?" if near else f"there are: {known}")
-            )
-        return super().resolve_command(ctx, args)
 
 
 class Failoverctl(Suggesting):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import sys
@@ -160,3 +161,19 @@ def writing(command: Command) -> Command:
 def say(text: str) -> None:
     """One line of progress, on standard error: standard output is for the answer alone."""
     click.echo(text, err=True)
+
+
+class Suggesting(click.Group):
+    """A group that knows what was probably meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
+            known = ", ".join(self.list_commands(ctx))
+            ctx.fail(
+                f"no command {name!r}; " + (f"did you mean `{ctx.command_path} {near[0]}`?" if near else f"there are: {known}")
+            )
+        return super().resolve_command(ctx, args)

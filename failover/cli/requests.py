@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from failover.cli import options
-from failover.cli.main import Suggesting
-from failover.cli.options import Duration, Manner, Scope, say, writing
+from failover.cli.options import Duration, Manner, Scope, Suggesting, say, writing
 
 if TYPE_CHECKING:
     from failover.cli.asking import Ending

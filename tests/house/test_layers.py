@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LEAVES = {
-    "", "clock", "errors", "settings", "logs", "profiles",
+    "", "clock", "errors", "settings", "secrets", "logs", "profiles",
     "config", "config_rules", "config_schema", "config_shape", "config_yaml",
 }  # fmt: skip
 COMMON = LEAVES | {"core"}
@@ -26,7 +26,7 @@ COMMON = LEAVES | {"core"}
 ARROWS: dict[str, set[str]] = {
     "core": set(),
     "": set(), "clock": set(), "errors": set(), "logs": set(),
-    "settings": {"core", "errors", "config"},  # config: read_secret, imported when a password is asked for
+    "secrets": {"errors", "logs"}, "settings": {"core", "errors", "secrets"},
     "profiles": {"settings"},
     "config_yaml": set(), "config_schema": set(),
     "config_shape": {"config_schema", "config_yaml"},

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from failover import config_schema, logs
-from failover.config import load, node_name, read_secret, worst_case_outage
+from failover.config import load, node_name, worst_case_outage
 from failover.config_shape import _section
 from failover.core.model import Mode, Replication, Willingness
 from failover.errors import ConfigurationError
+from failover.secrets import read_secret
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "failover.example.yml"
 

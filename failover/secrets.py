@@ -1,0 +1,59 @@
+"""Secrets come from files that only their owner can touch, and from then on no log line shows them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from failover.errors import ConfigurationError
+from failover.logs import hide
+
+_SECRET_BYTES_MAX = 64 * 1024
+
+
+def read_secret(path: Path) -> str:
+    """The secret in `path`, without the newline at its end; from now on no log line of this process shows it.
+
+    Raises ConfigurationError if the file is missing, empty, not a file, or can be touched by others: it must belong to
+    this process's user or to root and give group and others nothing (`chmod 600`), else anybody here could become us.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {_reason(error)}"]) from error
+    try:
+        fault = _why_unsafe(os.fstat(descriptor))  # the open file: it cannot be exchanged between the look and the read
+        data = b"" if fault else os.read(descriptor, _SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {_reason(error)}"]) from error
+    finally:
+        os.close(descriptor)
+    if fault:
+        raise ConfigurationError([f"{path}: {fault}"])
+    try:
+        secret = data.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigurationError([f"{path}: is not UTF-8 text"]) from None  # the cause would quote the content
+    if not secret.strip():
+        raise ConfigurationError([f"{path}: is empty"])
+    if len(data) > _SECRET_BYTES_MAX or "\0" in secret:
+        raise ConfigurationError([f"{path}: is no secret: too long, or with a NUL byte in it"])
+    hide(secret)
+    return secret
+
+
+def _why_unsafe(found: os.stat_result) -> str | None:
+    """Why this file cannot hold a secret, or None."""
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a plain file"
+    if mode & 0o077:
+        return f"group or others have rights on this secret (mode {mode:04o}); chmod 600 it"
+    if found.st_uid not in (0, os.geteuid()):
+        return f"belongs to user {found.st_uid}, who could change it; chown it to the user of this process"
+    return None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
