@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -296,7 +297,11 @@ def guarded_of(settings: Settings, cluster: ClusterSettings) -> Guarded:
 
 
 def vip_of(cluster: ClusterSettings) -> Vip | None:
-    return LocalVip(cluster.vip.address, cluster.vip.prefix, cluster.vip.interface) if cluster.vip else None
+    """As a /32 (or /128): no second route, and its removal never takes another address of the host with it."""
+    if cluster.vip is None:
+        return None
+    whole = ipaddress.ip_address(cluster.vip.address).max_prefixlen
+    return LocalVip(cluster.vip.address, whole, cluster.vip.interface)
 
 
 def state_path(settings: Settings, cluster: ClusterSettings) -> Path:
@@ -340,6 +345,9 @@ def fence_alone(settings: Settings, cluster: ClusterSettings, me: str, closes: i
 def release_alone(settings: Settings, cluster: ClusterSettings) -> str:
     """Open the gate for good where no guardian runs: one nft line, and remembered so that the next guardian respects it."""
     KernelGate(cluster.name, guarded_of(settings, cluster), Nft()).release()
+    vip = vip_of(cluster)
+    if vip is not None and vip.held():
+        vip.hold(None, announce=False)
     try:
         with _alone(settings, cluster) as memory:
             memory.change(released=True)

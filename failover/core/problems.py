@@ -96,6 +96,9 @@ def _members(seen: Observation, rules: Rules) -> Found:
             )  # fmt: skip
         else:
             yield from _told_by(member.name, tuple(Problem("member", text, "") for text in status.problems))
+            if status.heartbeat_fails:
+                text = f"{member.name}: its guardian could not insert a heartbeat row {status.heartbeat_fails} times in a row"
+                yield Problem("heartbeat", text, f"disk full, or the database of {member.name} does not take new connections")
             if status.rejoin:
                 yield Problem("rejoin", f"{member.name} does not rejoin: {status.rejoin}", "playbooks/reseed.md")
             if status.gate.startswith("unknown"):

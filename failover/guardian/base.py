@@ -78,8 +78,11 @@ class Sealer(Protocol):
 class Vip(Protocol):
     """The virtual address on this host's interface, kept only as long as it is renewed (valid_lft, whole seconds)."""
 
-    def hold(self, lifetime_s: float, announce: bool) -> None:
-        """Add it or prolong it; `announce` sends gratuitous ARP frames. Rounds the lifetime up to whole seconds."""
+    def hold(self, lifetime_s: float | None, announce: bool) -> None:
+        """Add it or prolong it; `announce` sends gratuitous ARP frames. Rounds the lifetime up to whole seconds.
+
+        None: without an end (a release: the client's path must outlive us).
+        """
         ...
 
     def drop(self) -> bool:
@@ -98,7 +101,12 @@ class Processes:
 
 
 class Instance(Protocol):
-    """The database's processes on this host. The only starter, and it starts standbys only."""
+    """The database's processes on this host. The only starter, and it starts standbys only.
+
+    `system_identifier` is what a start demands of the data directory; None while nothing is adopted.
+    """
+
+    system_identifier: str | None
 
     def processes(self) -> Processes: ...
 

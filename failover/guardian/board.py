@@ -115,6 +115,16 @@ class Board:
         return state if state and boottime_s() - at_s <= self.identity.fresh_s else None
 
     @property
+    def foreign(self) -> str | None:
+        """What is wrong if the database that runs here is not of this cluster: then nothing is done with it."""
+        local, grant = self.local, self.grant()
+        if local is None or grant is None or not grant.value.system_identifier:
+            return None
+        if local.system_identifier == grant.value.system_identifier:
+            return None
+        return f"wrong system identifier: {local.system_identifier} here, the cluster's is {grant.value.system_identifier}"
+
+    @property
     def running(self) -> bool:
         with self._lock:
             return self._local[2]
@@ -137,6 +147,8 @@ class Board:
         local, own, records, identity = self.local, self.own, self.records, self.identity
         durable = self._durable()
         grant: Stored[Grant] | None = records.one(Kind.GRANT)
+        if self.foreign:
+            local = None
         operation: Stored[Operation] | None = records.one(Kind.OPERATION)
         policy: Stored[Policy] | None = records.one(Kind.POLICY)
         return LocalFacts(

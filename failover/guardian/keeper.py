@@ -26,6 +26,7 @@ from failover.guardian.base import Gate, GateState
 log = logging.getLogger("failover.guardian.keeper")
 READERS = 2**31 - 1  # readers' tickets belong to no epoch; closing an epoch does not concern them
 TICKETS_PER_S = 64
+ALARM_KEPT_S = 600.0
 
 
 class Tickets:
@@ -62,6 +63,7 @@ class LeaseKeeper:
         self._serving = 0
         self._generation = 0
         self._alarm: str | None = None
+        self._alarm_at_s = 0.0
         self.wake = threading.Event()
 
     @property
@@ -71,8 +73,8 @@ class LeaseKeeper:
 
     @property
     def alarm(self) -> str | None:
-        """Something a person should see about the gate, or None."""
-        return self._alarm
+        """Something a person should see about the gate, or None. It stays in view for a while after it was mended."""
+        return self._alarm if boottime_s() - self._alarm_at_s < ALARM_KEPT_S else None
 
     def open(self, epoch: int) -> bool:
         """The database takes writes under `epoch`: let clients through, now and at every further acknowledgement."""
@@ -85,6 +87,13 @@ class LeaseKeeper:
                 self._serving = epoch
                 log.info("port open to writers under epoch %d", epoch)
             return True
+
+    def let_go(self) -> None:
+        """Released by hand: nothing is held any more; coming back begins with a new renewal."""
+        with self._lock:
+            self._generation += 1
+            self._state = self._state.dropped()
+            self._serving = 0
 
     def suspend(self, closes: int | None) -> None:
         """Shut the gate now. `closes` ends epochs for good; None leaves them provable again by a *new* renewal (G4, R4)."""
@@ -112,8 +121,7 @@ class LeaseKeeper:
             else:
                 self._gate.install_shut()
         except FailoverError as error:
-            self._alarm = f"the gate does not obey: {error}"
-            log.error("%s", self._alarm)
+            self._raise_alarm(f"the gate does not obey: {error}")
 
     def check_gate(self) -> None:
         """Some table was removed from the kernel: if it was ours, put it back, shut, and renew at once."""
@@ -123,11 +131,14 @@ class LeaseKeeper:
                 self.wake.set()
 
     def _flushed(self) -> None:
-        self._alarm = "the gate's table was flushed by somebody and put back"
+        self._raise_alarm("the gate's table was flushed by somebody and put back")
         self._serving = 0
         if self._state.untimed:  # that ticket is gone: count again until it is replaced
             self._state = self._state.timed_again(boottime_s(), None, self._settings.times)
-        log.error("%s", self._alarm)
+
+    def _raise_alarm(self, text: str) -> None:
+        self._alarm, self._alarm_at_s = text, boottime_s()
+        log.error("%s", text)
 
     def _readable(self, facts: LocalFacts) -> bool:
         """A standby in good standing: it follows somebody, or is sealed and waits. Never one whose log may have diverged."""
@@ -196,7 +207,9 @@ class LeaseKeeper:
         with self._lock:
             if not self._gate.adopt().table:
                 self._gate.install_open(ticket, lifetime_s)
-            elif self._gate.arm(ticket, lifetime_s, READERS):
+                return
+            self._gate.read_back()  # sweeps tickets that have ended, and sees a flushed table
+            if self._gate.arm(ticket, lifetime_s, READERS):
                 self._gate.switch(ticket)
 
     def _lease_writes(self, grant: Stored[Grant], untimed: bool) -> tuple[Check | Swap, ...]:

@@ -24,6 +24,7 @@ from failover.guardian.ruleset_watch import RulesetWatch
 from failover.guardian.warden import Warden
 
 log = logging.getLogger("failover.guardian")
+AFTER_ERROR_S = 0.2  # a duty that failed is tried again, but not as fast as the machine can
 BUSY_LOOK_S = 0.03  # while an operation runs, positions decide when it may go on
 
 
@@ -158,7 +159,9 @@ class Guardian:
         board = self._parts.board
         while not self._stop.is_set():
             board.wake.clear()
-            self._parts.warden.step()
+            done = self._parts.warden.step()
+            if not done:
+                self._stop.wait(AFTER_ERROR_S)
             board.wake.wait(0.1)
 
     def _boot_fenced(self) -> None:
@@ -229,5 +232,9 @@ class Guardian:
             self._parts.memory.change(released=True)
         except FailoverError as error:
             log.error("released, but not remembered: %s", error)
+        self._parts.keeper.let_go()
+        self._parts.board.note(served=0, vip_wanted=False)
         self._parts.gate.release()
+        if self._parts.vip is not None and self._parts.vip.held():
+            self._parts.vip.hold(None, announce=False)  # the client's path must outlive us too
         return "the gate is open for good; `failover-guardian arm` brings it back", self._facts()

@@ -21,6 +21,7 @@ from failover.errors import ConfigurationError, Corrupt, Refused, Unknown, Unrea
 _log = logging.getLogger("failover.guardian.vip")
 
 _DEADLINE_S = 1.0
+FOREVER_S = 2**32 - 1  # what iproute2 prints for no end
 _ETHERNET_ARP = 0x0806
 _BROADCAST = b"\xff" * 6
 _REQUEST, _REPLY = 1, 2
@@ -45,15 +46,16 @@ class LocalVip:
         self._link: socket.socket | None = None
         self._show = f"addr show dev {interface} to {self._address}"
 
-    def hold(self, lifetime_s: float, announce: bool) -> None:
-        """Add it or set its end anew, `lifetime_s` from now in whole seconds, rounded up; never less than 1.
+    def hold(self, lifetime_s: float | None, announce: bool) -> None:
+        """Add it or set its end anew, `lifetime_s` from now in whole seconds, rounded up; never less than 1. None: no end.
 
         A permanent one (adoption) becomes a timed one without being removed. Raises Unknown if afterwards the kernel
         holds it without an end, say in another prefix length as well.
         """
-        seconds = max(1, math.ceil(lifetime_s))
+        seconds = FOREVER_S if lifetime_s is None else max(1, math.ceil(lifetime_s))
+        word = "forever" if lifetime_s is None else str(seconds)
         detection = " nodad" if self._address.version == 6 else ""
-        timed = f"{self._with_prefix} dev {self._interface} valid_lft {seconds} preferred_lft {seconds}{detection}"
+        timed = f"{self._with_prefix} dev {self._interface} valid_lft {word} preferred_lft {word}{detection}"
         found = self._parse(_ip(f"addr replace {timed}", self._show))
         if not found or any(left_s > seconds for _, left_s in found):
             raise Unknown(f"{self._address} is not held on {self._interface} for {seconds} s alone: {found}")

@@ -54,6 +54,7 @@ class Warden:
         self._board, self._ledger, self._hands, self._look, self._tell = board, ledger, hands, look, tell
         self._me = board.identity.me
         self._said: str | None = None
+        self._failed: str | None = None
         self._vip_due_s = 0.0
         self._doers: dict[Duty, Callable[[LocalFacts], None]] = {
             Duty.FENCE: self._fence, Duty.HAND_OVER: self._hand_over, Duty.GIVE_BACK: self._give_back,
@@ -62,8 +63,8 @@ class Warden:
             Duty.HOLD: self._hold, Duty.WAIT: self._nothing, Duty.WATCH: self._nothing,
         }  # fmt: skip
 
-    def step(self) -> None:
-        """Look once, do the one duty that holds. An error is logged once and looked at again at the next step."""
+    def step(self) -> bool:
+        """Look once, do the one duty that holds. False if that failed: logged once, and looked at again at the next step."""
         facts = self._board.facts()
         row = duty(facts)
         if row.says != self._said:
@@ -77,9 +78,12 @@ class Warden:
             self._settle_receipt()
         except FailoverError as error:
             text = f"{row.duty.value}: {error}"
-            if text != self._said:
+            if text != self._failed:
                 log.warning("%s", text)
-                self._said = text
+                self._failed = text
+            return False
+        self._failed = None
+        return True
 
     # --- disabling -----------------------------------------------------------------------------------------------
     def _fence(self, facts: LocalFacts) -> None:
@@ -157,6 +161,8 @@ class Warden:
         self._board.note(stopping=False, armed=False)
         if self._hands.instance.processes().all and not self._hands.instance.kill_all(SQL_S):
             return  # orphans of a dead main process are still there; look again
+        if facts.grant is not None:
+            self._hands.instance.system_identifier = facts.grant.value.system_identifier or None
         self._hands.engine.isolate()
         self._hands.instance.start_standby(START_S)
         self._look()

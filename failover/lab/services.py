@@ -205,6 +205,7 @@ def postgresql_hba(hosts: Sequence[str], network: str) -> str:
     for address in hosts:
         lines.append(f"host replication failover_replication {address}/32 scram-sha-256")
         lines.append(f"host all {users} {address}/32 scram-sha-256")
+        lines.append(f"host app app {address}/32 reject")  # these addresses pass the gate: service users only (G7)
     return "\n".join([*lines, f"host app app {network} scram-sha-256", ""])
 
 

@@ -28,15 +28,17 @@ class Notifier:
         self._lock = threading.Lock()
         self._running: set[str] = set()
         self._tries: dict[str, tuple[int, float]] = {}
+        self._paid: set[str] = set()  # delivered and erased, but perhaps still in view
 
     def pay(self, notices: Mapping[str, Stored[Notice]]) -> None:
         """Start every delivery that is due."""
         now_s = boottime_s()
         with self._lock:
             self._tries = {key: tried for key, tried in self._tries.items() if key in notices}
+            self._paid &= notices.keys()
             for key, stored in notices.items():
                 _, due_s = self._tries.get(key, (0, 0.0))
-                if key not in self._running and now_s >= due_s:
+                if key not in self._running and key not in self._paid and now_s >= due_s:
                     self._running.add(key)
                     self._pool.submit(self._one, key, stored)
 
@@ -51,6 +53,8 @@ class Notifier:
     def _one(self, key: str, stored: Stored[Notice]) -> None:
         try:
             self._deliver(stored.value)
+            with self._lock:
+                self._paid.add(key)
             self._erase(key, stored.version)
             log.info("notice %s delivered", key)
         except FailoverError as error:

@@ -7,7 +7,7 @@ lab; only one lab with daemons exists at a time, so that tests do not measure ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,9 @@ def _whole(shared: Cluster, config: pytest.Config, cooldown: bool) -> Cluster:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """A failed test leaves the logs of its lab in build/lab-logs/<test>, and their last lines in its report."""
-    report: Any = yield
+    report = yield
     clusters = [one for one in item.config.stash.get(running, []) if one.booted]
     if report.failed and report.when in ("setup", "call") and clusters and _uses_a_cluster(item):
         item.config.stash[broken] = True

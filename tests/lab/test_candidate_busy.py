@@ -17,7 +17,11 @@ from tests.support.lab_cluster import Cluster
 pytestmark = pytest.mark.timeout(240)
 NOT_REPLAYED = "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
 
-THERE = "SELECT count(*) FROM pg_class WHERE relname = 'blocked'"
+
+
+def answers(cluster: Cluster, member: str, sql: str, wanted: str) -> None:
+    """Wait until the member's database answers that."""
+    cluster.lab.wait(lambda: cluster.sql(member, sql, dbname=DATABASE) == wanted, 5.0, f"{wanted!r} from {member}: {sql}")
 
 
 @contextmanager
@@ -26,15 +30,14 @@ def readers_in_the_way(cluster: Cluster, standbys: list[str]) -> Iterator[None]:
     primary = cluster.primary()
     cluster.sql(primary, "DROP TABLE IF EXISTS blocked; CREATE TABLE blocked AS SELECT 1 AS a; GRANT SELECT ON blocked TO app",
                 dbname=DATABASE)  # fmt: skip
-    readers = []
+    readers: dict[str, Psql] = {}
     try:
         for name in standbys:
             cluster.sql(name, "ALTER SYSTEM SET max_standby_streaming_delay = -1")
             cluster.sql(name, "SELECT pg_reload_conf()")
-            cluster.lab.wait(lambda n=name: cluster.sql(n, "SHOW max_standby_streaming_delay") == "-1", 5.0, "the setting")
-            cluster.lab.wait(lambda n=name: cluster.sql(n, THERE, dbname=DATABASE) == "1", 5.0, f"the table on {name}")
-            reader = Psql(cluster.lab, cluster.lab.host(name).address)
-            readers.append(reader)
+            answers(cluster, name, "SHOW max_standby_streaming_delay", "-1")
+            answers(cluster, name, "SELECT count(*) FROM pg_class WHERE relname = 'blocked'", "1")
+            reader = readers[name] = Psql(cluster.lab, cluster.lab.host(name).address)
             reader.send("BEGIN ISOLATION LEVEL REPEATABLE READ")
             assert reader.ask("SELECT count(*) FROM blocked") == "1"
             reader.send("SELECT count(*), pg_sleep(120) FROM blocked")
@@ -45,8 +48,9 @@ def readers_in_the_way(cluster: Cluster, standbys: list[str]) -> Iterator[None]:
             assert behind == ("t", "f"), f"the reader on {name} is not in the way, so this shows nothing"
         yield
     finally:
-        for reader in readers:
+        for name, reader in readers.items():
             reader.close()
+            cluster.sql(name, f"SELECT pg_terminate_backend({reader.pid})")  # its sleep does not notice the client's end
         for name in standbys:
             cluster.sql(name, "ALTER SYSTEM RESET max_standby_streaming_delay")
             cluster.sql(name, "SELECT pg_reload_conf()")
@@ -78,8 +82,7 @@ def test_with_replay_paused_the_seal_holds_and_the_promotion_goes_through(calm_c
         try:
             for name in standbys:
                 cluster.sql(name, "SELECT pg_wal_replay_pause()")
-                cluster.lab.wait(lambda n=name: cluster.sql(n, "SELECT pg_get_wal_replay_pause_state()") == "paused", 5.0,
-                                 f"replay paused on {name}")  # fmt: skip
+                answers(cluster, name, "SELECT pg_get_wal_replay_pause_state()", "paused")
             threading.Event().wait(1.0)
             assert [cluster.sql(name, NOT_REPLAYED) for name in standbys] == ["t", "t"]
             asked = boottime_s()

@@ -412,8 +412,7 @@ def test_the_worst_case_is_made_of_the_timers(tmp_path: Path) -> None:
     path.write_text(SMALL)
     found = {outage.fault: outage for outage in worst_case_outage(load(path).cluster())}
     silent = found["host crashed or cut off"]
-    assert silent.seconds == pytest.approx(3.0 * 1.01 / 0.99 + 0.3 + 3 * 0.5 + 1.0)
-    assert "W 3.361s" in silent.how
+    assert silent.seconds == math.inf and "W (3.361s)" in silent.how
     assert found["database frozen"].seconds == pytest.approx(2 * 0.75 + 1.5 + 1.0)
     assert found["ZooKeeper without a majority"].seconds == math.inf
 
