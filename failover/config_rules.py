@@ -182,7 +182,7 @@ def worst_case_outage(cluster: ClusterSettings) -> list[Outage]:
     tail = f"3 writes {_s(commits)} + promote {_s(PROMOTE_S)} + route {_s(ROUTE_S)}"
     return [
         Outage("database process killed", after, tail),
-        Outage("host crashed or cut off", math.inf, f"held: nobody testifies, and the clock W ({_s(t.wait_s)}) is no evidence yet"),
+        Outage("host crashed or cut off", math.inf, f"held: nobody testifies, the clock W ({_s(t.wait_s)}) is no evidence yet"),
         Outage("database frozen", detect + after, f"detection {_s(detect)} + {tail}"),
         Outage("database stopped by hand", cluster.on_clean_stop_wait_s + after, "on_clean_stop + " + tail),
         Outage("crash recovery in place", cluster.crash_recovery_max_s + after, "crash_recovery_max + " + tail),

@@ -274,7 +274,7 @@ def test_leave_to_start_ends_with_its_time_its_boot_and_its_guardian(unit: Unit,
 def test_the_drop_in_asks_our_condition_and_never_restarts() -> None:
     text = (ROOT / "failover/guardian/systemd-dropin.conf").read_text()
     settings = [line for line in text.splitlines() if line and not line.startswith("#")]
-    assert settings == ["[Service]", "ExecCondition=+/usr/bin/failover-hostagent may-start CLUSTER", "Restart=no"]
+    assert settings == ["[Service]", "ExecCondition=+/usr/bin/failover-hostagent may-start --cluster CLUSTER", "Restart=no"]
 
 
 def test_log_excerpts_hold_no_secret_and_fit_on_one_line() -> None:
