@@ -61,6 +61,7 @@ class LocalFacts:
     receipted: int
     frozen: int
     followed: int
+    wrote: int
     sealed_for: int
     served: int
     released: bool
@@ -102,7 +103,7 @@ class LocalFacts:
     @property
     def in_good_standing(self) -> bool:
         """Never a primary here, or since then a follower whose log was part of the granted member's."""
-        return self.followed >= self.closed
+        return self.followed >= max(self.closed, self.wrote)
 
     @property
     def set_aside(self) -> bool:

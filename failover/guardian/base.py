@@ -147,7 +147,9 @@ class Deathwatch(Protocol):
 class Durable:
     """What a guardian remembers across restarts. `closed`: no opening under an epoch <= this. `frozen`/`frozen_against`:
     the claim this standby is sealed for and the old primary's address. `highest`: the greatest epoch ever seen. `followed`: the
-    latest epoch whose primary this member followed, its log being part of that primary's."""
+    latest epoch whose primary this member followed, its log being part of that primary's. `wrote`: the
+    latest epoch under which this member may have taken writes, stored before it could.
+    """
 
     closed: int = 0
     frozen: int = 0
@@ -155,6 +157,7 @@ class Durable:
     highest: int = 0
     released: bool = False
     followed: int = 0
+    wrote: int = 0
 
 
 class StateFile(Protocol):

@@ -156,7 +156,8 @@ class Board:
             self.running, local.role if local else (Role.UNKNOWN if self.running else Role.DOWN),
             self.member_at(local.configured_upstream) if local else None, local.position if local else None,
             self._granted_position(records, grant), self._lease(),
-            max(durable.closed, own.fencing), self._receipted(records), durable.frozen, durable.followed, own.sealed_for,
+            max(durable.closed, own.fencing), self._receipted(records), durable.frozen, durable.followed, durable.wrote,
+            own.sealed_for,
             own.served, durable.released,
             own.handover_since_s, own.handover_operation,
         )  # fmt: skip

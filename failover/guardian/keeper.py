@@ -149,7 +149,8 @@ class LeaseKeeper:
         with self._lock:
             generation, armed_at_s = self._generation, boottime_s()
             kernel = self._in_kernel()
-            if not kernel.table and facts.role is Role.PRIMARY and facts.mine:
+            never_proved = self._state.epoch != facts.epoch
+            if not kernel.table and facts.role is Role.PRIMARY and facts.mine and never_proved:
                 self._gate.install_open(ticket, self._settings.times.lease_s)
                 log.info("gate installed open: no client notices")
             else:
@@ -186,14 +187,14 @@ class LeaseKeeper:
 
     def _hold_untimed(self, facts: LocalFacts, grant: Stored[Grant]) -> bool:
         """Paused: first ZooKeeper is told that no clock bounds us, then the kernel stops counting. True once that is so."""
-        if facts.lease.untimed:
-            return True
         generation = self._generation
         try:
             self._pinned.commit_any(self._ledger.ops(self._lease_writes(grant, untimed=True)), self._settings.times.attempt_s)
         except (LostRace, Unknown, Unreachable) as error:
-            log.warning("pause not recorded yet: %s", error)
-            return False
+            log.warning("pause not recorded: %s", error)
+            return facts.lease.untimed
+        if facts.lease.untimed:  # said again each time: a late copy of an earlier renewal may have overwritten it
+            return True
         ticket = self._tickets.next()
         with self._lock:
             if generation != self._generation or not self._gate.arm(ticket, None, facts.epoch):

@@ -26,7 +26,7 @@ _SLOTS = 2
 _MAGIC = b"FOSTATE1"
 _HEADER = struct.Struct(">8sQI")  # magic, sequence, length of the JSON that follows the digest
 _DIGEST_BYTES = 32
-_NEVER_LOWERED = ("closed", "highest", "followed")
+_NEVER_LOWERED = ("closed", "highest", "followed", "wrote")
 
 
 def encode_slot(sequence: int, durable: Durable) -> bytes:

@@ -174,6 +174,7 @@ class Warden:
         if grant.minimum_position and not self._holds_minimum(grant.minimum_position):
             self._board.note(rejoin="granted, but this member no longer has what it reported")
             return
+        self._hands.memory.change(wrote=grant.epoch)
         self._hands.engine.end_sessions(SQL_S)
         sync = grant.sync[-1] if grant.sync else None
         followers = [m.name for m in self._board.identity.members if m.name != self._me]
@@ -191,6 +192,8 @@ class Warden:
 
     def _serve(self, facts: LocalFacts) -> None:
         assert facts.grant is not None
+        if self._hands.memory.now.wrote < facts.epoch:
+            self._hands.memory.change(wrote=facts.epoch)
         if self._hands.keeper.open(facts.epoch) and facts.served != facts.epoch:
             self._board.note(served=facts.epoch, rejoin=None)
         self._keep_vip(facts)

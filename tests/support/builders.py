@@ -244,7 +244,7 @@ def a_guardian(me: str = "db1", **changes: Any) -> LocalFacts:
         now_s=NOW_S, me=me, times=TIMES, switchover_deadline_s=10.0, grant=granted("db1", 3), operation=None,
         policy=Stored(Policy(mode=Mode.AUTOMATIC), 11, 0.0), running=True, role=Role.PRIMARY, upstream=None,
         position=lsn("1@0/500"), grant_position=lsn("1@0/500"), lease=LeaseState(3, NOW_S + 2.5, 1), closed=0, receipted=0,
-        frozen=0, followed=0, sealed_for=0, served=3, released=False, handover_since_s=None, handover_operation=None,
+        frozen=0, followed=0, wrote=0, sealed_for=0, served=3, released=False, handover_since_s=None, handover_operation=None,
     )  # fmt: skip
     return replace(facts, **changes)
 

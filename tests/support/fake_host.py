@@ -259,7 +259,8 @@ class FakeEngine:
         self._up()
 
     def control_state(self) -> ControlState:
-        return ControlState("7001", self._database.clean, self._database.at, "shut down" if self._database.clean else "in production")
+        d = self._database
+        return ControlState("7001", d.clean, d.at, "shut down" if d.clean else "in production")
 
     def holds(self, position: Lsn) -> bool:
         return self._up().at.covers(position)
@@ -375,9 +376,8 @@ class FakeHost:
         self.mirror = self.client.mirror(paths.singles(), paths.trees())
         self.board = Board(Identity(me, MEMBERS, TIMES, 10.0, 3.0), Lsn.parse)
         self.memory = Memory(self.disk)
-        self.keeper = LeaseKeeper(
-            KeeperSettings(me, TIMES, standby_reads), self.gate, self.ledger, self.pinned, self.board.facts, lambda grant: self.see()
-        )
+        settings = KeeperSettings(me, TIMES, standby_reads)
+        self.keeper = LeaseKeeper(settings, self.gate, self.ledger, self.pinned, self.board.facts, lambda grant: self.see())
         self.fencer = Fencer(me, self.gate, self.keeper, self.instance, self.engine, self.memory, self.vip)
         self.board.bind(lambda: self.keeper.state, lambda: self.memory.now)
         self.reporter = Reporter(self.board, self.ledger, self.engine, self.instance, self.gate, self.vip, self.keeper, 1.0)

@@ -18,7 +18,8 @@ from typing import Any
 from failover.clock import boottime_s
 from failover.lab import Lab, LabOptions, acts, verdict
 from failover.lab.commands import LabError, tail
-from failover.lab.observed import Seen, status
+from failover.lab.observed import Seen, parse, status
+from failover.lab.services import entry_point
 from failover.lab.traffic import DATABASE, Traffic
 from failover.lab.verdict import Window, Write
 from failover.profiles import PROFILES
@@ -28,7 +29,7 @@ ROLES = ("zookeeper", "sshd", "guardian", "controller")
 LOGS = ("guardian", "controller")
 WHOLE_S = 90.0  # a rejoin, a cool-down and a controller's election fit in
 LOOK_EVERY_S = 0.3
-STANDS = "CREATE SCHEMA IF NOT EXISTS lab; DROP TABLE IF EXISTS lab.writes, lab.prober"
+EMPTIED = "CREATE SCHEMA IF NOT EXISTS lab; DROP TABLE IF EXISTS lab.writes, lab.prober"
 
 
 class Load:
@@ -164,8 +165,6 @@ class Cluster:
 
     def guardian(self, member: str, verb: str) -> subprocess.CompletedProcess[str]:
         """`failover-guardian VERB` on that host (release, arm); the exit code is not judged."""
-        from failover.lab.services import entry_point
-
         return self.lab.host(member).run([entry_point("failover-guardian"), verb], check=False)
 
     def log_of(self, member: str, role: str) -> str:
@@ -189,7 +188,7 @@ class Cluster:
             return f"{', '.join(missing)} does not run"
         try:
             record = self.status()
-            seen = self.seen_in(record)
+            seen = parse(json.dumps(record))
         except LabError as error:
             return str(error)
         for member in seen.members:
@@ -217,19 +216,13 @@ class Cluster:
         left_s = PROFILES[self.options.profile].cooldown_s + 1.0 - youngest_s  # a new leader counts from its first sight
         return f"a restarted controller counts the cool-down anew, {left_s:.0f} s left" if left_s > 0 else None
 
-    @staticmethod
-    def seen_in(record: dict[str, Any]) -> Seen:
-        from failover.lab.observed import parse
-
-        return parse(json.dumps(record))
-
     # --- load ------------------------------------------------------------------------------------------------------
     @contextmanager
     def traffic(self) -> Iterator[Load]:
         """The demo's clients on empty tables: a writer through the VIP every 10 ms, a prober at every host, the receiver of
         notices. Ended with the block; what they recorded stays readable."""
         self._loads += 1
-        self.sql(self.primary(), STANDS, dbname=DATABASE)
+        self.sql(self.primary(), EMPTIED, dbname=DATABASE)
         clients = Traffic(self.lab, self.lab.directory / f"traffic-{self._loads}")
         stalls = Stalls(self.lab.directory / "stalls")
         try:

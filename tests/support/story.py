@@ -311,7 +311,7 @@ def _perform(cluster: Cluster, verb: str, words: list[str]) -> None:
     elif verb == "rest":
         cluster.rest()
     elif verb == "until":
-        cluster.until(lambda: (running := cluster.operation()) is not None and words[0] in (running.phase, running.held and "held"))
+        cluster.until(lambda: words[0] in (((o := cluster.operation()) and (o.phase, o.held and "held")) or ()))
     else:
         raise AssertionError(f"no such command: {verb}")
 

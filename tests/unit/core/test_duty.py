@@ -159,6 +159,13 @@ def test_an_old_primary_that_only_just_started_has_no_say() -> None:
     assert said(a_standby("db1", grant=claim_on("db2", 5), upstream=None, receipted=4, closed=4)) is Duty.WAIT
 
 
+def test_an_old_primary_that_missed_its_claim_because_its_host_was_down_has_no_say_either() -> None:
+    """Its host lost power under epoch 3, db2 was granted 5 meanwhile, and dies before db1 has followed it."""
+    back = a_standby("db1", wrote=3, upstream=None, grant=granted("db2", 5), grant_position=lsn("2@0/600 1:0/400"))
+    assert said(back) is Duty.HOLD, "diverged"
+    assert said(replace(back, grant=claim_on("db2", 5), grant_position=None)) is Duty.WAIT
+
+
 def test_the_fenced_old_primary_comes_back_as_a_standby_when_nobody_took_over() -> None:
     alone = a_standby("db1", running=False, role=Role.DOWN, receipted=3, closed=3, upstream=None)
     just = replace(alone, grant=claim_on("db1", 3, seen_at_s=NOW_S - GRANTED_BACK_AFTER_S))

@@ -109,7 +109,8 @@ def worlds() -> Iterator[tuple[str, Cluster]]:
             good = a_cluster().handover("db1", "stopped", "1@0/500") if before else a_cluster()
             good = claimed(good) if claim_is_made else good if before else promoted(good)
             yield f"{kind.value} {phase}, all well", good.operation(kind, phase, 6.0, **known)
-            yield f"{kind.value} {phase}, the primary died", claimed(a_cluster()).with_grant("db1", 3).operation(kind, phase, **known)
+            dead = claimed(a_cluster()).with_grant("db1", 3)
+            yield f"{kind.value} {phase}, the primary died", dead.operation(kind, phase, **known)
     for request in RequestKind:
         yield f"request {request.value}", a_cluster().asked(request, target="db2", for_s=60.0)
     yield "receipt", a_cluster().receipt("db1", 3)
@@ -192,8 +193,10 @@ def story(kind: OperationKind, dies_in: str | None = None) -> list[str]:
     while True:
         died = died or phase == dies_in
         before = phase in ("opened", "prepared", "stopping")
-        world = a_cluster() if before else claimed(a_cluster()) if phase in ("claimed", "confirmed", "chosen") else promoted(a_cluster())
-        if before:
+        world = a_cluster()
+        if not before:
+            world = claimed(world) if phase in ("claimed", "confirmed", "chosen") else promoted(world)
+        else:
             world = world.receipt("db1", 3) if died else world.handover("db1", "stopped", "1@0/500")
         known = {"candidate": "db2", **target}
         plan = decide(world.operation(kind, phase, 6.0, **known).build(), some_rules())
@@ -205,9 +208,9 @@ def story(kind: OperationKind, dies_in: str | None = None) -> list[str]:
         kind, phase = change.value.kind, change.value.phase
 
 
-@pytest.mark.parametrize(
-    ("kind", "dies_in"), [(FAILOVER, None), (SWITCHOVER, None), (SWITCHOVER, "opened"), (SWITCHOVER, "prepared"), (SWITCHOVER, "stopping")]
-)
+@pytest.mark.parametrize(("kind", "dies_in"), [
+    (FAILOVER, None), (SWITCHOVER, None), (SWITCHOVER, "opened"), (SWITCHOVER, "prepared"), (SWITCHOVER, "stopping"),
+])  # fmt: skip
 def test_intent_comes_before_done_and_no_line_is_ever_written_twice(kind: OperationKind, dies_in: str | None) -> None:
     first = f"op-1/01-{TABLES[kind][0].step}.intent"
     lines = [first, *story(kind, dies_in)]

@@ -50,7 +50,8 @@ def test_a_request_that_was_answered_is_not_judged_again() -> None:
 
 @pytest.mark.parametrize("kind", [k for k in RequestKind if k is not RequestKind.ADOPT])
 def test_nothing_but_adoption_makes_sense_before_adoption(kind: RequestKind) -> None:
-    assert refusal(judge(a_cluster().without("grant"), kind, target="db2")) == ("nothing is adopted yet: run `failoverctl adopt` first",)
+    reasons = refusal(judge(a_cluster().without("grant"), kind, target="db2"))
+    assert reasons == ("nothing is adopted yet: run `failoverctl adopt` first",)
 
 
 @pytest.mark.parametrize("kind", list(RequestKind))

@@ -217,10 +217,9 @@ def test_readers_get_tickets_that_end(ensemble: MemoryEnsemble, leader: Authorit
         assert not host.gate.open()
         host.turn()
         assert host.gate.open()
-        host.database.upstream = ""
+        host.memory.change(closed=4)  # it was a primary since it last followed anybody
         clock.advance(3.0)
-        host.see()
-        host.keeper.step()
-        assert not host.gate.open(), "a former primary that follows nobody may have diverged"
+        host.renew()
+        assert not host.gate.open(), "a former primary that has followed nobody since may have diverged"
     finally:
         host.close()

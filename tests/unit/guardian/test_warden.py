@@ -207,7 +207,7 @@ def test_a_receipt_that_did_not_arrive_is_sent_until_it_is_there(host: FakeHost,
     assert host.receipt().closes == 3
 
 
-def test_an_old_primary_that_slept_through_it_all_is_fenced_when_it_wakes(host: FakeHost, leader: Authority, clock: Clock) -> None:
+def test_an_old_primary_that_slept_through_it_is_fenced_when_it_wakes(host: FakeHost, leader: Authority, clock: Clock) -> None:
     host.client.cut()
     host.renewals.cut()
     leader.grant(CLAIM)
@@ -221,7 +221,7 @@ def test_an_old_primary_that_slept_through_it_all_is_fenced_when_it_wakes(host: 
     assert host.database.role is not Role.PRIMARY
 
 
-def test_the_old_primary_comes_back_as_a_follower_if_its_log_is_covered_and_is_held_if_not(host: FakeHost, leader: Authority) -> None:
+def test_the_old_primary_comes_back_as_a_follower_if_its_log_is_covered_else_is_held(host: FakeHost, leader: Authority) -> None:
     leader.grant(CLAIM)
     host.turn(2)
     leader.grant(TO_DB2)
