@@ -18,6 +18,7 @@ from typing import Any
 from failover.clock import boottime_s
 from failover.lab import Lab, LabOptions, acts, verdict
 from failover.lab.commands import LabError, tail
+from failover.lab.configuration import CLUSTER
 from failover.lab.observed import Seen, parse, status
 from failover.lab.services import entry_point
 from failover.lab.traffic import DATABASE, Traffic
@@ -59,8 +60,8 @@ class Load:
         return [w for w in tried if not self.stalls.near(w.invoke, w.done)]
 
     def flows(self, deadline_s: float, since: float | None = None, says: str = "writes through the VIP") -> float:
-        """Wait until writes (sent after `since`) are acknowledged; the seconds it took."""
-        return Lab.wait(lambda: self.traffic.flowing(since), deadline_s, says)
+        """Wait until writes (sent after `since`) are acknowledged; the seconds it took. The error quotes stuck standbys."""
+        return Lab.wait(lambda: self.traffic.flowing(since), deadline_s, lambda: "; ".join([says, *self._cluster.stuck()]))
 
     def lost(self, member: str | None = None) -> list[int]:
         """Ids that were acknowledged and that `member` (default: the primary) does not have."""
@@ -169,6 +170,15 @@ class Cluster:
 
     def log_of(self, member: str, role: str) -> str:
         return self.lab.host(member).log(role).read_text(errors="replace")
+
+    def stuck(self) -> list[str]:
+        """Each standby that has log which its primary's history does not have, in its database's own words."""
+        found = []
+        for host in self.lab.databases_hosts:
+            logs = [host.log("postmaster"), host.directory / "state" / f"{CLUSTER}-database.log"]
+            lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-200:]]
+            found += [f"{host.name}: {line}" for line in lines if "before current recovery point" in line][-1:]
+        return found
 
     # --- waiting ---------------------------------------------------------------------------------------------------
     def wait_whole(self, deadline_s: float = WHOLE_S, cooldown: bool = True) -> None:
