@@ -153,6 +153,14 @@ def _covered(facts: LocalFacts) -> bool:
     return facts.position is not None and facts.grant_position is not None and facts.grant_position.covers(facts.position)
 
 
+def _diverged(facts: LocalFacts) -> bool:
+    """Two logs of which neither contains the other. A merely old picture of the primary is not that."""
+    mine, theirs = facts.position, facts.grant_position
+    if facts.role is not Role.STANDBY or mine is None or theirs is None:
+        return False
+    return not theirs.covers(mine) and not mine.covers(theirs)
+
+
 def _told_to_follow_granted(facts: LocalFacts) -> bool:
     return facts.grant is not None and facts.upstream == facts.grant.value.member and facts.frozen < facts.epoch
 
@@ -206,13 +214,8 @@ TABLE: tuple[Row, ...] = (
         "fenced: starting only when the operation is over, so as not to take time from it",
     ),
     Row(Duty.START, lambda f: not f.running, "starting as a standby, receiving from nobody yet"),
+    Row(Duty.HOLD, _diverged, "diverged: this member has log that the granted one does not have"),
     Row(Duty.STAND_BY, lambda f: f.role is Role.STANDBY and _told_to_follow_granted(f), "standby of the granted member"),
     Row(Duty.FOLLOW, lambda f: f.role is Role.STANDBY and f.frozen < f.epoch and _covered(f), "pointing at the granted member"),
-    Row(
-        Duty.HOLD,
-        lambda f: f.role is Role.STANDBY and f.position is not None and f.grant_position is not None and not _covered(f)
-        and f.grant_position.history_id() != f.position.history_id(),
-        "diverged: this member has log that the granted one does not have",
-    ),
     Row(Duty.WAIT, lambda f: True, "waiting for the database or for the granted member's position"),
 )  # fmt: skip

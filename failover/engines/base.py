@@ -110,6 +110,10 @@ class LocalEngine(Protocol):
         """End every client session but our own, so that no lock of a reader holds up replay. Returns how many."""
         ...
 
+    def free_replay(self, budget_s: float) -> None:
+        """On a standby: end client sessions and resume a paused replay, so that it can act on what it was told. Idempotent."""
+        ...
+
     def promote(self, sync: SyncSet | None, followers: Sequence[str], budget_s: float) -> None:
         """Set the sync names, make the slots, let replay run, promote and wait until it is out of recovery."""
         ...

@@ -126,6 +126,11 @@ class PostgresLocalEngine:
                 self._pause(session, "sessions still open")
         return len(ended)
 
+    def free_replay(self, budget_s: float) -> None:
+        with self._session(boottime_s() + budget_s) as session:
+            self._terminate_clients(session)
+            session.run(pg_statements.RESUME)
+
     def promote(self, sync: SyncSet | None, followers: Sequence[str], budget_s: float) -> None:
         """Repeatable: on a primary it only makes sure of sync names and slots.
 

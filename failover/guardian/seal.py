@@ -15,6 +15,7 @@ import threading
 from failover.errors import Corrupt, Refused, Unknown
 from failover.guardian.gate import table_name
 from failover.guardian.nft import Missing, Nft
+from failover.guardian.sessions import cut_upstream
 
 _OUTGOING = re.compile(r"^\s*ip6? daddr (\S+) tcp dport (\d+) drop$", re.MULTILINE)
 
@@ -31,7 +32,7 @@ class KernelSealer:
     def seal(self, address: str, port: int) -> None:
         """Cut everything to and from the database at `address` (a literal IPv4 or IPv6 address) and `port`.
 
-        Returns when the kernel says so itself. Replaces an earlier seal in the same transaction. Raises Refused for
+        Returns when the kernel says so itself, with every connection to it ended. Replaces an earlier seal in the same transaction. Raises Refused for
         an address that is no literal or a refusing kernel, Unknown when no answer came or the rules are not there
         after it.
         """
@@ -42,6 +43,7 @@ class KernelSealer:
             self._nft.run(self._text(old, port))
             if self._read() != (str(old), port):
                 raise Unknown(f"the seal against {old} is not in the kernel")
+        cut_upstream(str(old), port)  # or the receiver would sit on its silent connection until a time-out
 
     def unseal(self) -> None:
         with self._lock:

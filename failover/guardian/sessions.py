@@ -32,6 +32,11 @@ def cut_sessions(guarded: Guarded) -> int:
     return sum(line.startswith("ESTAB") for line in ended)
 
 
+def cut_upstream(address: str, port: int) -> int:
+    """End every connection of this host *to* the database at `address`. How many; where the kernel cannot, none."""
+    return len(_ss("-K", "state", "connected", f"( dport = :{port} and dst {_literal(address)} )"))
+
+
 def kernel_can_destroy() -> bool:
     """Whether `cut_sessions` works here: tried on a connection of our own over loopback. For `check`."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -7,16 +7,18 @@ threads' work, so nothing here, however slow, holds up a fence.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from failover.clock import boottime_s
 from failover.coordination.base import LostRace
 from failover.coordination.ledger import Ledger
 from failover.core.duty import Duty, LocalFacts, duty
-from failover.core.model import Grant, Handover, Receipt, Role, Seal, SyncSet
+from failover.core.model import Grant, Handover, Position, Receipt, Role, Seal, SyncSet
 from failover.core.plan import Create, Key, Kind, Swap
 from failover.engines.base import LocalEngine, Upstream
-from failover.errors import FailoverError, Refused
+from failover.errors import FailoverError, Refused, Unknown
 from failover.guardian.base import Instance, Sealer, Vip
 from failover.guardian.board import Board
 from failover.guardian.fencer import Fencer, Memory
@@ -28,6 +30,7 @@ SQL_S = 2.0
 START_S = 60.0
 PROMOTE_S = 30.0
 CHECKPOINT_S = 15.0
+STUCK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Warden:
         self._said: str | None = None
         self._failed: str | None = None
         self._vip_due_s = 0.0
+        self._pause = threading.Event()
+        self._not_streaming_since_s: float | None = None
         self._doers: dict[Duty, Callable[[LocalFacts], None]] = {
             Duty.FENCE: self._fence, Duty.HAND_OVER: self._hand_over, Duty.GIVE_BACK: self._give_back,
             Duty.SOFT_FENCE: self._soft_fence, Duty.START: self._start, Duty.PROMOTE: self._promote,
@@ -250,7 +255,10 @@ class Warden:
 
     # --- a standby's duties ------------------------------------------------------------------------------------------
     def _seal(self, facts: LocalFacts) -> None:
-        """Persist, then the kernel, and then say where the log ends: from the kernel's word on no acknowledgement leaves.
+        """Persist, then the kernel, then wait for the receiver to end, and only then say where the log ends.
+
+        From the kernel's word on no acknowledgement leaves. But a receiver still stores what its socket holds: a position
+        told before it has ended would not be final, and a follower ahead of the chosen one could never follow it.
 
         SQL comes last. It proves nothing (a paused replay ignores it); it only spares the receiver a long silence.
         """
@@ -261,11 +269,21 @@ class Warden:
             frozen=facts.epoch, frozen_against=address, highest=max(self._hands.memory.now.highest, facts.epoch)
         )
         self._hands.sealer.seal(address, self._hands.port)
-        position = self._hands.engine.state(SQL_S).position
+        position = self._end_of_received_log()
         self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), quiet=False))
         self._board.note(sealed_for=facts.epoch)
         log.info("sealed against %s for epoch %d at %s", claim.old, facts.epoch, position.text())
         self._hands.engine.stop_receiving(SQL_S)
+
+    def _end_of_received_log(self) -> Position:
+        """Where the log ends once nothing is being received any more. Raises Unknown if that does not come about."""
+        end_s = boottime_s() + SQL_S
+        while boottime_s() < end_s:
+            state = self._hands.engine.state(SQL_S)
+            if not state.streaming:
+                return state.position
+            self._pause.wait(0.002)
+        raise Unknown("the receiver does not end although its connection was cut")
 
     def _follow(self, facts: LocalFacts) -> None:
         assert facts.grant is not None and facts.grant.value.member is not None
@@ -285,6 +303,19 @@ class Warden:
             self._hands.memory.change(followed=facts.epoch)
         if self._board.own.rejoin is not None or self._board.own.served:
             self._board.note(rejoin=None, served=0)
+        self._free_a_stuck_replay(facts)
+
+    def _free_a_stuck_replay(self, facts: LocalFacts) -> None:
+        """A standby follows another primary only when its replay moves; a pause or a reader's lock must not block commits."""
+        local = self._board.local
+        if local is None or local.streaming:
+            self._not_streaming_since_s = None
+        elif self._not_streaming_since_s is None:
+            self._not_streaming_since_s = facts.now_s
+        elif facts.now_s - self._not_streaming_since_s > STUCK_S:
+            self._not_streaming_since_s = facts.now_s
+            log.warning("told to follow and not streaming for %.0f s: ending sessions, resuming replay", STUCK_S)
+            self._hands.engine.free_replay(SQL_S)
 
     def _thaw(self) -> None:
         """Only a grant with a later epoch and a member un-freezes; the duty table has checked it."""

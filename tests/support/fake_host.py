@@ -230,6 +230,10 @@ class FakeEngine:
         self._events.append("end sessions")
         return 0
 
+    def free_replay(self, budget_s: float) -> None:
+        self._up()
+        self._events.append("free replay")
+
     def promote(self, sync: SyncSet | None, followers: Sequence[str], budget_s: float) -> None:
         d = self._up()
         assert d.role is Role.STANDBY
@@ -240,6 +244,7 @@ class FakeEngine:
 
     def follow(self, upstream: Upstream, budget_s: float) -> None:
         self._up().upstream = upstream.address
+        self._database.streaming = None
         self._events.append(f"follow {upstream.member}")
 
     def stop_receiving(self, budget_s: float) -> None:
@@ -289,11 +294,11 @@ class FakeEngine:
 
 
 class FakeSealer:
-    def __init__(self, events: list[str]) -> None:
-        self._events, self.against = events, ""
+    def __init__(self, database: FakeDatabase, events: list[str]) -> None:
+        self._database, self._events, self.against = database, events, ""
 
     def seal(self, address: str, port: int) -> None:
-        self.against = address
+        self.against, self._database.streaming = address, False
         self._events.append(f"seal {address}")
 
     def unseal(self) -> None:
@@ -364,7 +369,7 @@ class FakeHost:
         self.me, self.clock, self.events = me, clock, []  # type: ignore[var-annotated]  # list[str], said by its users
         self.database = FakeDatabase()
         self.gate, self.vip, self.disk = FakeGate(clock, self.events), FakeVip(self.events), FakeDisk(self.events)
-        self.sealer, self.instance = FakeSealer(self.events), FakeInstance(self.database, self.events)
+        self.sealer, self.instance = FakeSealer(self.database, self.events), FakeInstance(self.database, self.events)
         self.engine = FakeEngine(self.database, self.events)
         self.client, self.renewals = ensemble.client(me, clock=clock), ensemble.client(f"{me} pinned", clock=clock)
         self.telling = Telling(self.renewals, self.events)
