@@ -50,7 +50,7 @@ def controller(config: Path | None) -> None:
         from failover.config import load, node_name
         from failover.logs import setup
 
-        settings, me = load(config), node_name()
+        settings, me = load(config, secrets="controller"), node_name()
         if me not in {c.name for c in settings.controllers}:
             raise ConfigurationError([f"{settings.source}: {me} is no controller there; set FAILOVER_NODE"])
         setup(os.environ.get("FAILOVER_LOG", "info"), node=me)
@@ -88,7 +88,7 @@ def run(config: Path | None, cluster: str | None) -> None:
         from failover.remote.hostagent import SOCKET_NAME
         from failover.remote.verbs import LOCAL_VERBS
 
-        settings, me = load(config), node_name()
+        settings, me = load(config, secrets="guardian"), node_name()
         mine = settings.cluster(cluster)
         if me not in mine.names:
             raise ConfigurationError([f"{settings.source}: {me} is no member of {mine.name}; set FAILOVER_NODE"])
@@ -100,6 +100,7 @@ def run(config: Path | None, cluster: str | None) -> None:
         process.start()
         while not stop.wait(0.2) and process.alive:
             continue
+        server.close()
         if not stop.is_set():
             raise FailoverError("a part of the guardian died; see the log")
         process.stop()

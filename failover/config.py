@@ -24,14 +24,19 @@ from failover.config_yaml import Path as Where
 from failover.core.model import Member, Mode, Replication, Willingness
 from failover.errors import ConfigurationError
 from failover.profiles import PROFILES
+from failover.secrets import read_secret
 
 __all__ = ["DEFAULT_FILE", "Outage", "load", "node_name", "worst_case_outage"]
 
 DEFAULT_FILE = Path("/etc/failover/failover.yml")
+SECRET_KEYS = ("password_file", "key_file", "tsig_key_file", "secret_file")
 
 
-def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> settings.Settings:
-    """The checked settings of `path`, of FAILOVER_CONFIG, or of the default file. Raises ConfigurationError."""
+def load(path: Path | None = None, env: Mapping[str, str] = os.environ, secrets: str | None = None) -> settings.Settings:
+    """The checked settings of `path`, of FAILOVER_CONFIG, or of the default file. Raises ConfigurationError.
+
+    `secrets`: also try every file that a "controller" or a "guardian" will need, now and not on the night it is needed.
+    """
     source = path or Path(env.get("FAILOVER_CONFIG") or DEFAULT_FILE)
     try:
         data = source.read_bytes()
@@ -44,6 +49,8 @@ def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> setti
         shape = Shape(document)
         faults += shape.faults
         faults += [_placed(document, where, message) for where, message in _broken_rules(shape, document)]
+        if secrets is not None:
+            faults += [_placed(document, where, message) for where, message in _unusable(document.root, (), secrets)]
     elif not faults:
         faults.append(Fault(document.mark(()), (), "the file must hold keys and values: zookeeper:, clusters:, ..."))
     if faults or shape is None or shape.file is None:
@@ -83,6 +90,23 @@ def _broken_rules(shape: Shape, document: Document) -> Iterator[tuple[Where, str
         yield from _broken_in_cluster(shape, name, taken)
     whole = {name: shape.part(schema.Cluster, "clusters", name) for name in names}
     yield from rules.between({name: cluster for name, cluster in whole.items() if cluster})
+
+
+def _unusable(section: Mapping[str, object], at: Where, who: str) -> Iterator[tuple[Where, str]]:
+    """Secret files that cannot be used. A guardian needs ZooKeeper's and the database accounts', a controller all."""
+    for key, value in section.items():
+        where = (*at, key)
+        if isinstance(value, Mapping):
+            yield from _unusable(value, where, who)
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                if isinstance(item, Mapping):
+                    yield from _unusable(item, (*where, number), who)
+        elif isinstance(value, str) and key in SECRET_KEYS and (who == "controller" or key == "password_file"):
+            try:
+                read_secret(Path(value))
+            except ConfigurationError as error:
+                yield where, error.faults[0]
 
 
 def _broken_in_cluster(shape: Shape, name: str, taken: Mapping[str, str]) -> Iterator[tuple[Where, str]]:

@@ -282,7 +282,7 @@ def check_file(scope: Scope, file: Path | None) -> int:
     from failover.cli.printing import emit_json
     from failover.config import load
 
-    settings = load(file or scope.config)
+    settings = load(file or scope.config, secrets="controller")
     if scope.json:
         emit_json({
             "file": str(settings.source), "digest": settings.digest, "profile": settings.profile,

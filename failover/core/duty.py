@@ -137,6 +137,12 @@ def _armed(facts: LocalFacts) -> bool:
     return facts.policy is not None and facts.policy.value.mode is Mode.AUTOMATIC
 
 
+def _handed_over(facts: LocalFacts) -> bool:
+    """I shut down for the running operation, which has moved on: the grant will too, my picture of it is only behind."""
+    running = facts.operation.value if facts.operation else None
+    return running is not None and facts.handover_operation == running.id and not facts.handing_over
+
+
 def _owes_a_fence(facts: LocalFacts) -> bool:
     """I may have written under an epoch that the grant no longer gives me, and my receipt for it is not in ZooKeeper yet."""
     assert facts.grant is not None
@@ -202,6 +208,7 @@ TABLE: tuple[Row, ...] = (
     Row(Duty.HOLD, lambda f: f.set_aside and not f.running, "in maintenance: not started by me"),
     Row(Duty.HOLD, lambda f: f.paused and not f.running, "paused: not started by me"),
     Row(Duty.SERVE, lambda f: f.proved and f.role is Role.PRIMARY, "primary under my own proof"),
+    Row(Duty.WAIT, lambda f: f.mine and not f.running and _handed_over(f), "handed over: waiting for what comes of it"),
     Row(Duty.START, lambda f: f.mine and not f.running and f.served != f.epoch, "granted: starting, as a standby first"),
     Row(Duty.PROMOTE, lambda f: f.proved and f.role is Role.STANDBY, "granted and proved: promoting"),
     Row(Duty.WAIT, lambda f: f.mine, "granted: waiting for the proof or the database"),

@@ -127,9 +127,21 @@ def _failover(seen: Observation, rules: Rules, request: Request) -> Judgement:
         reasons.append(f"{request.target} is the primary already")
     elif request.target and rules.member(request.target) is None:
         reasons.append(f"no member {request.target}; there are: {', '.join(m.name for m in rules.members)}")
+    elif request.target:
+        reasons += _absent(seen, rules, request.target)
     if reasons:
         return reasons, (), None
     return _open(seen, request, OperationKind.FAILOVER, old or "", grant, policy, request.target)
+
+
+def _absent(seen: Observation, rules: Rules, target: str) -> list[str]:
+    """Why `target` could not even report to be chosen: taking the primary down for it would be an outage for nothing."""
+    status = seen.status(target, rules.gone_s)
+    if status is None:
+        return [f"{target}: its guardian says nothing"]
+    if status.role is not Role.STANDBY:
+        return [f"{target}: its database is {status.role.value}, not a standby"]
+    return [f"{target}: {status.rejoin}"] if status.rejoin else []
 
 
 def _pause(seen: Observation, rules: Rules, request: Request) -> Judgement:

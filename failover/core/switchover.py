@@ -12,6 +12,8 @@ from failover.core.machine import Answer, Go, Row, Situation, Undo, Wait
 from failover.core.model import OperationKind
 from failover.core.plan import Checkpoint
 
+TROUBLE_S = 2.0
+
 
 def prepare(at: Situation) -> Answer:
     """Checkpoints on both sides make the shutdown short. A failed one only costs time."""
@@ -21,7 +23,7 @@ def prepare(at: Situation) -> Answer:
         return died
     trouble = target_trouble(at)
     if trouble:
-        return Undo(trouble)
+        return _undo_or_wait(at, trouble)
     wanted = tuple(Checkpoint(name, operation.id) for name in (operation.old, operation.target) if name)
     outstanding = tuple(action for action in wanted if at.seen.outcome(action) is None)
     if outstanding and at.seen.phase_age_s() < at.rules.step_s:
@@ -66,6 +68,11 @@ def _died(at: Situation) -> Go | None:
     return None
 
 
+def _undo_or_wait(at: Situation, trouble: str) -> Answer:
+    """A primary that dies loses its standbys a moment before its receipt arrives: wait that moment, writes still go on."""
+    return Undo(trouble) if at.seen.phase_age_s() > TROUBLE_S else Wait(trouble)
+
+
 def target_trouble(at: Situation) -> str | None:
     """Why the target cannot take over without loss now, or None. Asked at filing and again before writes stop."""
     status = at.seen.status(at.operation.target or "", at.rules.gone_s)
@@ -81,7 +88,7 @@ def order(at: Situation) -> Answer:
     if died:
         return died
     trouble = target_trouble(at)
-    return Undo(trouble) if trouble else Go()
+    return _undo_or_wait(at, trouble) if trouble else Go()
 
 
 TABLE: tuple[Row, ...] = (

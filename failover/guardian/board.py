@@ -28,7 +28,7 @@ class Own:
 
     `served`: the newest epoch under which it opened the port to writers. `sealed_for`: the claim it has reported for.
     `fencing`: the epoch being closed right now, before the disk has it. `armed`: the next start is a standby's.
-    `rejoin`: why the member is not a standby in good standing, for people.
+    `rejoin`: why the member is not a standby in good standing, `failed`: the duty that does not succeed, both for people.
     """
 
     served: int = 0
@@ -44,6 +44,7 @@ class Own:
     applied_at: str | None = None
     heartbeat_fails: int = 0
     rejoin: str | None = None
+    failed: str | None = None
     says: str = "starting"
 
 

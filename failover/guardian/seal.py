@@ -32,7 +32,8 @@ class KernelSealer:
     def seal(self, address: str, port: int) -> None:
         """Cut everything to and from the database at `address` (a literal IPv4 or IPv6 address) and `port`.
 
-        Returns when the kernel says so itself, with every connection to it ended. Replaces an earlier seal in the same transaction. Raises Refused for
+        Returns when the kernel says so itself, with every connection to it ended. Replaces an earlier seal in the same
+        transaction. Raises Refused for
         an address that is no literal or a refusing kernel, Unknown when no answer came or the rules are not there
         after it.
         """

@@ -86,7 +86,7 @@ class Guardian:
         return not self._stop.is_set()
 
     def stop(self) -> None:
-        """Renew once more and let go at once: the ticket in the kernel then runs as long as it can, and a restart does not demote.
+        """Renew once more and let go at once: the kernel's ticket then runs as long as it can, and a restart does not demote.
 
         Nothing is waited for: every write of ours is one transaction, and whoever comes next looks at what is there.
         """

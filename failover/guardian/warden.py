@@ -86,8 +86,11 @@ class Warden:
             if text != self._failed:
                 log.warning("%s", text)
                 self._failed = text
+                self._board.note(failed=text)
             return False
-        self._failed = None
+        if self._failed is not None:
+            self._failed = None
+            self._board.note(failed=None)
         return True
 
     # --- disabling -----------------------------------------------------------------------------------------------
@@ -135,6 +138,8 @@ class Warden:
         control = self._hands.engine.control_state()
         if control.clean and control.position is not None:
             self._report(Handover(self._me, operation, "stopped", control.position.text(), control.detail))
+        else:  # killed in the middle of it: the same operation goes on as a failover
+            self._hands.fencer.fence(facts.epoch, f"it ended while shutting down ({control.detail})")
 
     def _give_back(self, facts: LocalFacts) -> None:
         """Too late, and nobody claimed: the keeper renews *after* the deadline, and only under that word writes come back."""
@@ -234,8 +239,9 @@ class Warden:
             self._board.note(vip_wanted=True)
             vip.hold(self._vip_lifetime_s(facts), announce=False)
 
-    def _vip_lifetime_s(self, facts: LocalFacts) -> float:
-        return facts.times.lease_s if facts.paused else max(1.0, facts.lease.left_s(facts.now_s))
+    def _vip_lifetime_s(self, facts: LocalFacts) -> float | None:
+        """As long as the ticket: without an end while that has none."""
+        return None if facts.lease.untimed else max(1.0, facts.lease.left_s(facts.now_s))
 
     def take_vip(self, epoch: int) -> str:
         """An order by the host agent, obeyed under our own proof only (G1). Raises Refused with the reason."""

@@ -202,7 +202,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     client = ensemble.client("test")
     client.start(S)
     file = tmp_path / "failover.yml"
-    file.write_text(FILE)
+    key = file.with_name("key")
+    key.write_text("a key\n")
+    key.chmod(0o600)
+    file.write_text(FILE.replace("/etc/failover/key", str(key)))
     ledger = Ledger(client, Paths("orders"))
     ledger.bootstrap(MEMBERS, Policy(mode=Mode.AUTOMATIC), S)
     monkeypatch.setattr(reading, "client_of", lambda settings, cluster: ensemble.client("failoverctl"))
