@@ -25,7 +25,8 @@ from failover.guardian.warden import Warden
 
 log = logging.getLogger("failover.guardian")
 AFTER_ERROR_S = 0.2  # a duty that failed is tried again, but not as fast as the machine can
-BUSY_LOOK_S = 0.03  # while an operation runs, positions decide when it may go on
+DRAIN_LOOK_S = 0.02  # a switchover's target: its position decides when the grant may be claimed
+BUSY_LOOK_S = 0.1  # while an operation runs
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,15 @@ class Guardian:
     def _report(self) -> None:
         while not self._stop.is_set():
             self._parts.reporter.step()
-            busy = self._parts.board.records.one(Kind.OPERATION) is not None
-            self._stop.wait(BUSY_LOOK_S if busy else self._parts.probe_interval_s / 2)
+            self._stop.wait(self._look_again_s())
+
+    def _look_again_s(self) -> float:
+        """Often only where somebody waits for the answer: each look takes time from the very work that is waited for."""
+        stored = self._parts.board.records.one(Kind.OPERATION)
+        if stored is None:
+            return self._parts.probe_interval_s / 2
+        drains = stored.value.phase == "stopping" and stored.value.target == self._parts.board.identity.me
+        return DRAIN_LOOK_S if drains else BUSY_LOOK_S
 
     def _watch_deaths(self) -> None:
         while not self._stop.is_set():
