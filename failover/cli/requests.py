@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from failover.core.model import Answer, Request
 
 
+UNTIMED_S = 3.0  # a guardian confirms a pause within its renewal period
+
+
 @click.command()
 @click.option("--confirm", is_flag=True, help="Adopt a database that has failed over before, of which there is no record here.")
 @writing
@@ -213,6 +216,8 @@ def _carried_out(scope: Scope, manner: Manner, view: View, request: Request, ans
     guarded = None
     if request.kind.value == "adopt" and manner.wait:
         guarded = _until_guarded(view, end_s)
+    if request.kind.value == "pause" and manner.wait:
+        _until_untimed(view, end_s)
     return _accepted(scope, request, answer, guarded, manner.wait)
 
 
@@ -275,6 +280,22 @@ def _until_guarded(view: View, end_s: float) -> str | None:
         view.mirror.changed.wait(min(left_s, 0.25))
 
 
+def _until_untimed(view: View, end_s: float) -> None:
+    """A pause is there when the primary's guardian holds a ticket without an end; before that, its lease still counts."""
+    from failover.clock import boottime_s
+
+    end_s = min(end_s, boottime_s() + UNTIMED_S)
+    while boottime_s() < end_s:
+        view.mirror.changed.clear()
+        seen = view.look().seen
+        primary = seen.grant.value.member if seen.grant else None
+        lease = seen.leases.get(primary or "")
+        if lease is not None and lease.value.untimed:
+            return
+        view.mirror.changed.wait(0.1)
+    say("paused; the primary's guardian has not confirmed it yet: its lease still counts, see `failoverctl status`")
+
+
 def _ended(scope: Scope, request: Request, answer: Answer, ending: Ending) -> int:
     from failover.cli.journal import story
     from failover.cli.printing import emit_json, span
@@ -285,6 +306,9 @@ def _ended(scope: Scope, request: Request, answer: Answer, ending: Ending) -> in
         emit_json({**_document(request, answer), "result": ending.result, "says": ending.says, **told.document()})
         return code
     if ending.result == "done":
+        if request.target and told.new != request.target:
+            say(f"{request.target} could not be chosen; `failoverctl timeline {ending.operation}` says why")
+            code = options.PROBLEMS
         click.echo(f"{told.kind} {ending.operation} done: {told.old} -> {told.new or 'nobody'} in {span(told.took_s)}")
     elif ending.result == "undone":
         click.echo(f"{told.kind} {ending.operation} undone, {told.old} stays primary: {ending.says}")

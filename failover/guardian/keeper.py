@@ -92,7 +92,7 @@ class LeaseKeeper:
         """Released by hand: nothing is held any more; coming back begins with a new renewal."""
         with self._lock:
             self._generation += 1
-            self._state = self._state.dropped()
+            self._state = LeaseState()
             self._serving = 0
 
     def suspend(self, closes: int | None) -> None:

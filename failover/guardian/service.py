@@ -113,10 +113,10 @@ class Guardian:
 
     def _records(self) -> None:
         if self._parts.mirror.ready():
-            before = self._parts.board.records.one(Kind.GRANT)
+            before = self._parts.board.records
             records = self._parts.ledger.view(self._parts.mirror)
             self._parts.board.read(records)
-            if records.one(Kind.GRANT) != before:
+            if any(records.one(kind) != before.one(kind) for kind in (Kind.GRANT, Kind.POLICY)):
                 self._parts.keeper.wake.set()
 
     def _report(self) -> None:

@@ -49,14 +49,15 @@ class LocalVip:
     def hold(self, lifetime_s: float | None, announce: bool) -> None:
         """Add it or set its end anew, `lifetime_s` from now in whole seconds, rounded up; never less than 1. None: no end.
 
-        A permanent one (adoption) becomes a timed one without being removed. Raises Unknown if afterwards the kernel
-        holds it without an end, say in another prefix length as well.
+        One that is there already (adoption), in whatever prefix length, is given an end in place: it is never removed and
+        never added beside itself. Raises Unknown if afterwards the kernel holds it for longer than asked.
         """
         seconds = FOREVER_S if lifetime_s is None else max(1, math.ceil(lifetime_s))
         word = "forever" if lifetime_s is None else str(seconds)
         detection = " nodad" if self._address.version == 6 else ""
-        timed = f"{self._with_prefix} dev {self._interface} valid_lft {word} preferred_lft {word}{detection}"
-        found = self._parse(_ip(f"addr replace {timed}", self._show))
+        there = {f"{self._address}/{prefix}" for prefix, _ in self._look()} or {self._with_prefix}
+        timed = [f"addr replace {each} dev {self._interface} valid_lft {word} preferred_lft {word}{detection}" for each in there]
+        found = self._parse(_ip(*timed, self._show))
         if not found or any(left_s > seconds for _, left_s in found):
             raise Unknown(f"{self._address} is not held on {self._interface} for {seconds} s alone: {found}")
         if announce:

@@ -59,6 +59,7 @@ class Warden:
         self._said: str | None = None
         self._failed: str | None = None
         self._vip_due_s = 0.0
+        self._vip_untimed = False
         self._pause = threading.Event()
         self._not_streaming_since_s: float | None = None
         self._doers: dict[Duty, Callable[[LocalFacts], None]] = {
@@ -232,9 +233,9 @@ class Warden:
         vip = self._hands.vip
         if vip is None or self._board.own.served != facts.epoch:
             return
-        if facts.now_s < self._vip_due_s:
+        if facts.now_s < self._vip_due_s and facts.lease.untimed == self._vip_untimed:
             return
-        self._vip_due_s = facts.now_s + facts.times.renew_s
+        self._vip_due_s, self._vip_untimed = facts.now_s + facts.times.renew_s, facts.lease.untimed
         if self._board.own.vip_wanted or vip.held():
             self._board.note(vip_wanted=True)
             vip.hold(self._vip_lifetime_s(facts), announce=False)
