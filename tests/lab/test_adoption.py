@@ -87,6 +87,7 @@ def test_release_opens_the_gate_with_zookeeper_and_every_daemon_of_ours_gone(cal
     lab, primary = calm_cluster.lab, calm_cluster.primary()
     address = lab.host(primary).address
     with calm_cluster.traffic() as load:
+        lab.wait(lambda: load.traffic.takers() == {primary}, 5.0, "the prober to write to the primary alone")
         for host in lab.databases_hosts:
             for role in ("controller", "guardian", "zookeeper"):
                 host.kill(role, signal.SIGKILL)
