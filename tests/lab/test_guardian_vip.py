@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from failover.clock import boottime_s
-from failover.errors import ConfigurationError, Refused, Unknown
+from failover.errors import ConfigurationError, Refused
 from failover.guardian.vip import LocalVip
 from tests.support.echo_server import Client, EchoServer
 from tests.support.small_lan import Lan, lan, why_not
