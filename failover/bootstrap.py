@@ -221,7 +221,8 @@ class Controller:
             kind, failed_lately = type(outcome.action), not outcome.ok and boottime_s() - outcome.at_s < PROBLEM_S
             text = f"{kind.__name__}: {outcome.evidence}"
             latest[kind] = Problem(f"action-{kind.__name__.lower()}", text, "failoverctl check") if failed_lately else None
-        owing = tuple(Problem("notice-owed", f"{key} is not acknowledged by its receiver") for key in notifier.owing())
+        hint = "does the application listen at its webhook? `failoverctl check` tries; the notice is kept until it answers"
+        owing = tuple(Problem("notice-owed", f"{key} is not acknowledged by its receiver", hint) for key in notifier.owing())
         return (*self._agents.problems(), *(p for p in latest.values() if p), *owing)
 
 
