@@ -138,6 +138,7 @@ needs=(
   "sshd openssh-server"
   "ssh-keygen openssh-client"
   "named bind9"
+  "dig bind9-dnsutils"
   "nft nftables"
   "ip iproute2"
   "ping iputils-ping"
