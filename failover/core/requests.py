@@ -38,7 +38,8 @@ def judge(seen: Observation, rules: Rules, term: Stored[int], request: Request) 
     answer = Answer(request.id, not reasons, tuple(reasons), operation, seen.me)
     reply = Create(Key(Kind.ANSWER, request.id), answer)
     says = f"request {request.kind.value} by {request.by}: " + ("; ".join(reasons) if reasons else "accepted")
-    return Plan(writes=(Check(Key(Kind.TERM), term.version), *(() if reasons else writes), reply), says=says)
+    still_there = Check(Key(Kind.REQUEST, request.id), 0)  # never edited; one that was withdrawn must not fire
+    return Plan(writes=(Check(Key(Kind.TERM), term.version), still_there, *(() if reasons else writes), reply), says=says)
 
 
 Judgement = tuple[list[str], tuple[Write, ...], str | None]

@@ -24,7 +24,8 @@ def answer_of(plan: Plan) -> Answer:
 
 def refusal(plan: Plan) -> tuple[str, ...]:
     """The reasons, after making sure that nothing but the answer is written."""
-    assert [type(w) for w in plan.writes] == [Check, Create] and plan.writes[0] == Check(Key(Kind.TERM), 7)
+    assert [type(w) for w in plan.writes] == [Check, Check, Create] and plan.writes[0] == Check(Key(Kind.TERM), 7)
+    assert plan.writes[1] == Check(Key(Kind.REQUEST, "r1"), 0), "one that was withdrawn meanwhile does not fire"
     answer = answer_of(plan)
     assert not answer.accepted and answer.reasons and answer.operation is None
     return answer.reasons
