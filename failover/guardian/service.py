@@ -216,10 +216,10 @@ class Guardian:
         }  # fmt: skip
 
     def _fence(self, closes: int) -> tuple[str, dict[str, object]]:
-        """Obeyed unless a later epoch is proved here (G1)."""
-        facts = self._parts.board.facts()
-        if facts.proved and facts.epoch > closes:
-            raise Refused(f"epoch {facts.epoch} is proved here; {closes} is over")
+        """Obeyed unless this guardian has proved a later epoch, however its lease stands right now (G1)."""
+        facts, proved = self._parts.board.facts(), self._parts.memory.now.wrote
+        if proved > closes:
+            raise Refused(f"epoch {proved} was proved here; {closes} is over")
         if closes <= self._parts.memory.now.closed and facts.role is Role.STANDBY:
             return f"epoch {closes} was closed before; a standby runs here and is left alone", self._facts()
         evidence = self._parts.fencer.fence(closes, "ordered over SSH")
