@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from failover.core.duty import LocalFacts
 from failover.errors import FailoverError
-from failover.guardian.base import Instance
+from failover.guardian.base import Deathwatch, Instance
 from failover.guardian.board import Board
 from failover.guardian.fencer import Fencer
 
@@ -23,17 +23,22 @@ class Deaths:
 
     def __init__(self, board: Board, instance: Instance, fencer: Fencer, post: Callable[[], None], look: Callable[[], None]):
         self._board, self._instance, self._fencer, self._post, self._look = board, instance, fencer, post, look
+        self._watch: Deathwatch | None = None
 
     def step(self, timeout_s: float) -> bool:
-        """Watch the present main process; True if there was one to watch."""
-        watch = self._instance.watch()
+        """Watch the present main process; True if there was one to watch.
+
+        One watch is kept until it fires: opened anew at each step, a death in between would have nobody to notice it.
+        """
+        if self._watch is None:
+            self._watch = self._instance.watch()
+        watch = self._watch
         if watch is None:
             return False
-        try:
-            if watch.wait(timeout_s):
-                self._ended(watch.pid)
-        finally:
+        if watch.wait(timeout_s):
+            self._watch = None
             watch.close()
+            self._ended(watch.pid)
         return True
 
     def _ended(self, pid: int) -> None:

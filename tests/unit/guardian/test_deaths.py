@@ -17,8 +17,10 @@ def test_the_end_of_a_primary_closes_its_epoch_before_anybody_is_asked(host: Fak
 def test_nothing_to_watch_is_said_and_a_living_one_is_left_alone(host: FakeHost) -> None:
     mark = len(host.events)
     assert host.deaths.step(0.0) and host.since(mark) == []
-    host.database.pid = 0
+    living, host.database.pid = host.database.pid, 0
+    host.deaths._watch = None  # as if it had never run
     assert not host.deaths.step(0.0)
+    host.database.pid = living
 
 
 def test_the_same_epoch_is_not_started_again_after_it(host: FakeHost) -> None:
@@ -71,3 +73,10 @@ def test_without_zookeeper_it_fences_all_the_same_and_the_receipt_follows(host: 
     host.client.heal()
     host.ward()
     assert host.receipt().closes == 3
+
+
+def test_a_death_between_two_looks_is_noticed_too(host: FakeHost) -> None:
+    host.deaths.step(0.0)
+    host.database.end()  # nobody waits right now, and there is no main process to open a watch on any more
+    assert host.deaths.step(0.0)
+    assert host.fencer.owed().closes > 0
