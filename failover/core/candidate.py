@@ -71,6 +71,10 @@ def unfitness(member: Member, policy: Policy, target: str | None) -> str | None:
     """Why policy does not let this member lead now, or None."""
     if policy.in_maintenance(member.name):
         return "in maintenance"
+    if member.name in policy.fenced:
+        return "fenced by hand"
+    if not member.guarded:
+        return "has no guardian: cannot prove a grant"
     if member.failover is Willingness.NEVER:
         return "failover: never"
     if member.failover is Willingness.MANUAL and member.name != target:

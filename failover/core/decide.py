@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from failover.core.candidate import unfitness
 from failover.core.detector import judge_primary
+from failover.core.interventions import rejoined
 from failover.core.invariants import check_observation
 from failover.core.machine import Situation, walk
-from failover.core.model import Grant, Mode, OperationKind, Policy, Stored
+from failover.core.model import Grant, Mode, OperationKind, Policy, Role, Stored
 from failover.core.observation import Observation
-from failover.core.plan import Action, Check, Erase, Guard, Key, Kind, MoveVip, Plan, Swap, SwitchDns, Verdict
+from failover.core.opening import open_operation, opening_writes
+from failover.core.plan import Action, Check, Erase, Fence, Guard, Key, Kind, MoveVip, Plan, Swap, SwitchDns, Verdict
 from failover.core.replication import next_edit
-from failover.core.requests import judge, open_operation, opening_writes, unpaused
+from failover.core.requests import judge, unpaused
 from failover.core.rules import Rules
 from failover.core.tables import TABLES
 
@@ -31,8 +34,9 @@ def decide(seen: Observation, rules: Rules) -> Plan:
     if pending is not None:
         return judge(seen, rules, seen.term, pending)
     if seen.operation is not None:
-        return walk(TABLES, Situation(seen, rules, seen.operation.value), seen.term, seen.operation)
-    tidy = _housekeeping(seen, seen.term, seen.policy)
+        plan = walk(TABLES, Situation(seen, rules, seen.operation.value), seen.term, seen.operation)
+        return plan if seen.operation.value.kind is not OperationKind.FENCE else _beside(plan, seen, rules, seen.term)
+    tidy = _housekeeping(seen, rules, seen.term, seen.policy)
     if tidy is not None:
         return tidy
     if seen.grant is None or seen.grant.value.member is None:
@@ -56,11 +60,22 @@ def _watch(seen: Observation, rules: Rules, term: Stored[int], grant: Stored[Gra
     return Plan(writes=writes, says=f"failover {operation.id}: {finding.why}", guards=guards)
 
 
+def _beside(fencing: Plan, seen: Observation, rules: Rules, term: Stored[int]) -> Plan:
+    """The fence of a standby may take long: the primary's care goes on meanwhile, a failover must find the sync set right."""
+    assert seen.operation is not None and seen.policy is not None
+    if fencing.writes or seen.grant is None or seen.grant.value.member is None:
+        return fencing
+    care = _housekeeping(seen, rules, term, seen.policy) or _upkeep(seen, rules, term, seen.grant)
+    if care.writes:
+        return replace(care, writes=(*care.writes, Check(Key(Kind.OPERATION), seen.operation.version)))
+    return replace(fencing, actions=(*fencing.actions, *care.actions))
+
+
 def _may_act(seen: Observation, rules: Rules, policy: Policy, primary: str) -> tuple[Guard, ...]:
     since = seen.last_failover_since_s
     left_s = rules.cooldown_s - (seen.now_s - since) if since is not None and policy.last_failover else 0.0
     willing = [
-        m.name for m in rules.others(primary) if m.failover.value == "automatic" and not policy.in_maintenance(m.name)
+        m.name for m in rules.others(primary) if m.failover.value == "automatic" and unfitness(m, policy, None) is None
     ]  # fmt: skip
     cooling = f"cool-down after {policy.last_failover}: {left_s:.1f} s left" if left_s > 0 else "over"
     return (
@@ -102,11 +117,22 @@ def _drift(seen: Observation, rules: Rules, grant: Grant) -> tuple[Action, ...]:
     if rules.has_dns:
         member = rules.member(grant.member)
         actions.append(SwitchDns(rules.service_address or (member.address if member else ""), grant.epoch))
-    return tuple(actions)
+    return (*actions, *_strays(seen, rules, grant))
 
 
-def _housekeeping(seen: Observation, term: Stored[int], policy: Stored[Policy]) -> Plan | None:
-    """Pauses and maintenance end by themselves; answered requests do not pile up."""
+def _strays(seen: Observation, rules: Rules, grant: Grant) -> tuple[Action, ...]:
+    """A former primary that comes back as one, with no guardian beside it to know better (its host was switched off, or cut)."""
+    policy = seen.policy.value if seen.policy else Policy()
+    return tuple(
+        Fence(m.name, grant.epoch - 1)
+        for m in rules.others(grant.member)
+        if not m.guarded and (s := seen.status(m.name, rules.gone_s)) is not None and s.role is Role.PRIMARY
+        and not policy.in_maintenance(m.name)
+    )  # fmt: skip
+
+
+def _housekeeping(seen: Observation, rules: Rules, term: Stored[int], policy: Stored[Policy]) -> Plan | None:
+    """Pauses, maintenance and consents to a rejoin end by themselves; answered requests do not pile up."""
     value = policy.value
     check = Check(Key(Kind.TERM), term.version)
     paused_s = seen.now_s - seen.pause_since_s if seen.pause_since_s is not None else 0.0
@@ -117,6 +143,9 @@ def _housekeeping(seen: Observation, term: Stored[int], policy: Stored[Policy]) 
         kept = replace(value, maintenance=tuple(m for m in value.maintenance if m not in over))
         names = ", ".join(m.member for m in over)
         return Plan((check, Swap(Key(Kind.POLICY), kept, policy.version)), says=f"maintenance of {names} has ended")
+    followed = rejoined(seen, rules, value)
+    if followed is not None:
+        return Plan((check, Swap(Key(Kind.POLICY), followed, policy.version)), says="a member has rejoined")
     for name, answer in seen.answers.items():
         request = seen.requests.get(name)
         if seen.now_s - answer.seen_at_s > ANSWER_KEPT_S:

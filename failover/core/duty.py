@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from failover.core.lease import LeaseState, LeaseTimes
-from failover.core.model import Grant, Mode, Operation, OperationKind, Policy, Position, Role, Stored
+from failover.core.model import Grant, Mode, Operation, OperationKind, Policy, Position, RejoinWay, Role, Stored
+from failover.core.rejoin import NOTHING_WRONG, RejoinFacts
 
 GRANTED_BACK_AFTER_S = 3.0  # longer than any choice among live standbys takes
 
@@ -31,6 +32,8 @@ class Duty(str, Enum):
     SEAL = "seal"
     FOLLOW = "follow"
     STAND_BY = "stand by"
+    REWIND = "rewind"
+    RESEED = "reseed"
     HOLD = "hold"
     WAIT = "wait"
 
@@ -41,7 +44,8 @@ class LocalFacts:
 
     `running`: a main process of this data directory exists. `role` is what it answered lately. `upstream` is the member it is
     told to stream from. `grant_position` is the granted member's latest position or, before it wrote, the minimum it must hold.
-    `handover_since_s`: when this guardian began to hand over for the present operation.
+    `handover_since_s`: when this guardian began to hand over for the present operation. `quiet`: W has passed since this
+    guardian started, which counts as its last pledge; `sealed_quiet`: the report of `sealed_for` said so.
     """
 
     now_s: float
@@ -67,6 +71,9 @@ class LocalFacts:
     released: bool
     handover_since_s: float | None
     handover_operation: str | None
+    quiet: bool = False
+    sealed_quiet: bool = False
+    rejoin: RejoinFacts = NOTHING_WRONG
 
     @property
     def epoch(self) -> int:
@@ -108,6 +115,15 @@ class LocalFacts:
     @property
     def set_aside(self) -> bool:
         return self.policy is not None and self.policy.value.in_maintenance(self.me)
+
+    @property
+    def fenced_by_hand(self) -> bool:
+        return self.policy is not None and self.me in self.policy.value.fenced
+
+    @property
+    def startable(self) -> bool:
+        """Nothing runs, and the data directory is whole."""
+        return not self.running and self.rejoin.startable
 
 
 @dataclass(frozen=True)
@@ -181,6 +197,27 @@ def _must_seal(facts: LocalFacts) -> bool:
     return claim is not None and claim.old != facts.me and facts.role is Role.STANDBY and facts.in_good_standing
 
 
+def _owes_a_report(facts: LocalFacts) -> bool:
+    """Not told yet for this claim, or told before it was quiet: the clock is evidence only with a quiet member."""
+    return facts.sealed_for < facts.epoch or (facts.quiet and not facts.sealed_quiet)
+
+
+def free_to_rejoin(facts: LocalFacts) -> bool:
+    """Another member has the grant, and neither people nor an operation are at work: this database may be stopped."""
+    free = facts.operation is None and not (facts.paused or facts.set_aside or facts.fenced_by_hand)
+    return free and _other_is_granted(facts) and facts.frozen < facts.epoch
+
+
+def _must_rewind(facts: LocalFacts) -> bool:
+    begun = facts.rejoin.unfinished is RejoinWay.REWIND
+    return free_to_rejoin(facts) and facts.rejoin.may_rewind and (begun or _diverged(facts))
+
+
+def _must_stay_fenced(facts: LocalFacts) -> bool:
+    """Whoever has the grant is ended by a claim first, which is an operation's business."""
+    return facts.fenced_by_hand and (not facts.running or (not facts.mine and facts.role is Role.STANDBY))
+
+
 def _claim_on_another(facts: LocalFacts) -> bool:
     claim = facts.grant.value.claim if facts.grant else None
     return claim is not None and claim.old != facts.me and facts.in_good_standing
@@ -207,15 +244,19 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(Duty.HOLD, lambda f: f.set_aside and not f.running, "in maintenance: not started by me"),
     Row(Duty.HOLD, lambda f: f.paused and not f.running, "paused: not started by me"),
+    Row(Duty.HOLD, _must_stay_fenced, "fenced by hand: kept down until `failoverctl rejoin`"),
     Row(Duty.SERVE, lambda f: f.proved and f.role is Role.PRIMARY, "primary under my own proof"),
     Row(Duty.WAIT, lambda f: f.mine and not f.running and _handed_over(f), "handed over: waiting for what comes of it"),
-    Row(Duty.START, lambda f: f.mine and not f.running and f.served != f.epoch, "granted: starting, as a standby first"),
+    Row(Duty.START, lambda f: f.mine and f.startable and f.served != f.epoch, "granted: starting, as a standby first"),
     Row(Duty.PROMOTE, lambda f: f.proved and f.role is Role.STANDBY, "granted and proved: promoting"),
     Row(Duty.WAIT, lambda f: f.mine, "granted: waiting for the proof or the database"),
-    Row(Duty.SEAL, lambda f: _must_seal(f) and f.sealed_for < f.epoch, "a claim is running: sealing against the old primary"),
-    Row(Duty.START, lambda f: _nobody_took_over(f) and not f.running, "nobody took over yet: starting as a standby"),
-    Row(Duty.START, lambda f: not f.running and _claim_on_another(f), "a claim is running: starting, to testify"),
+    Row(Duty.SEAL, lambda f: _must_seal(f) and _owes_a_report(f), "a claim is running: sealing against the old primary"),
+    Row(Duty.START, lambda f: _nobody_took_over(f) and f.startable, "nobody took over yet: starting as a standby"),
+    Row(Duty.START, lambda f: f.startable and _claim_on_another(f), "a claim is running: starting, to testify"),
     Row(Duty.WAIT, lambda f: not _other_is_granted(f), "sealed, fenced, or my epoch is closed: waiting for a grant"),
+    Row(Duty.RESEED, lambda f: free_to_rejoin(f) and f.rejoin.may_reseed, "making a new copy of the database beside its place"),
+    Row(Duty.REWIND, _must_rewind, "diverged: saving the log that only this member has, then rewinding"),
+    Row(Duty.HOLD, lambda f: not (f.running or f.startable), "the data directory is lost or not whole: not started"),
     Row(
         Duty.WAIT, lambda f: not f.running and f.operation is not None and f.operation.value.old == f.me,
         "fenced: starting only when the operation is over, so as not to take time from it",

@@ -4,8 +4,8 @@ The promise it keeps: fence -> confirm -> promote -> route, in this order, witho
 switch. No confirmation: nothing is promoted, the operation says *held* and why, and fencing goes on. The rows from
 `claimed` on also finish a switchover (switchover.py): the same machine, with friendlier steps before them.
 
-What may confirm, here: a receipt of the old primary's guardian, or the host agent's read-back over SSH in one session.
-The clock W joins them when silent hosts do (it needs `claim.lease_version`, which is recorded already).
+What may confirm is in confirm.py. A new primary that is lost before the operation has ended ends it as failed: the next
+failover begins at once, nobody waits for a cool-down.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from failover.core.candidate import choose, count_shortfall
-from failover.core.machine import DONE, Answer, Go, Row, Situation, Undo, Wait
-from failover.core.model import Claim, Grant, Notice, OperationKind, Policy, Position, Stored
-from failover.core.plan import Check, Create, Fence, Guard, Key, Kind, MoveVip, Swap, SwitchDns, Verdict, VerifyWritable, Write
+from failover.core.confirm import confirm, sealed_positions
+from failover.core.detector import judge_primary
+from failover.core.machine import DONE, Answer, GiveUp, Go, Row, Situation, Undo, Wait
+from failover.core.model import Claim, Grant, Notice, OperationKind, Policy, Stored
+from failover.core.plan import Check, Create, Guard, Key, Kind, MoveVip, Swap, SwitchDns, Verdict, VerifyWritable, Write
 from failover.core.replication import first_set
 
 
@@ -37,34 +39,6 @@ def claim(at: Situation) -> Answer:
         Swap(Key(Kind.GRANT), claimed, grant.version),
     )
     return Go({"epoch": str(claimed.epoch), "lease_version": str(lease.version)}, writes)
-
-
-def confirm(at: Situation) -> Answer:
-    """FENCE on every channel at once and CONFIRM by the first evidence. A time-out is no evidence; read-only is none either."""
-    seen, operation = at.seen, at.operation
-    receipt = seen.receipts.get(operation.old)
-    if receipt and receipt.value.closes >= operation.old_epoch:
-        return _confirmed(f"receipt of {operation.old} closes epoch {receipt.value.closes}: {receipt.value.method}")
-    fence = Fence(operation.old, operation.old_epoch)
-    outcome = seen.outcome(fence)
-    if outcome and outcome.ok:
-        return _confirmed(f"host agent of {operation.old} over SSH: {outcome.evidence}")
-    said = outcome.evidence if outcome else "no answer yet"
-    guards = (
-        Guard("receipt", Verdict.BLOCK, f"no receipt of {operation.old} closes epoch {operation.old_epoch}"),
-        Guard("SSH read-back", Verdict.UNKNOWN, said),
-    )
-    held = None
-    if seen.phase_age_s() > at.rules.fence_hold_s:
-        held = (
-            f"no proof that {operation.old} cannot write: no receipt for epoch {operation.old_epoch}, SSH says: {said}. "
-            "Nothing is promoted; fencing goes on"
-        )
-    return Wait(f"fencing {operation.old}", (fence,), held, guards)
-
-
-def _confirmed(evidence: str) -> Go:
-    return Go({"evidence": evidence}, changes={"evidence": evidence})
 
 
 def select(at: Situation) -> Answer:
@@ -125,6 +99,9 @@ def verify(at: Situation) -> Answer:
     if outcome and outcome.ok:
         return Go({"evidence": outcome.evidence})
     said = outcome.evidence if outcome else "not asked yet"
+    lost = lost_again(at)
+    if lost:
+        return lost
     late = at.seen.phase_age_s() > 2 * at.rules.lease_s + at.rules.settle_s
     held = f"{candidate} has the grant (epoch {grant.epoch}) and does not take writes: {said}" if late else None
     status = at.seen.status(candidate, at.rules.gone_s)
@@ -143,6 +120,9 @@ def route_vip(at: Situation) -> Answer:
     outcome = at.seen.outcome(move)
     if outcome and outcome.ok:
         return Go({"evidence": outcome.evidence})
+    lost = lost_again(at)
+    if lost:
+        return lost
     said = outcome.evidence if outcome else "asked"
     late = at.seen.phase_age_s() > at.rules.step_s
     held = f"the VIP is not on {candidate}: {said}; retrying" if late else None
@@ -175,6 +155,22 @@ def settle(at: Situation) -> Answer:
     return Go({"not following yet": ", ".join(waiting) or "nobody"})
 
 
+def lost_again(at: Situation) -> GiveUp | None:
+    """The member that was just granted is lost in its turn: the way on is a failover of *it*, with its own CLAIM (R1).
+
+    Votes of before it was promoted may still be in view, so they count only when they outlast a lease; a receipt at once.
+    """
+    grant = _grant(at).value
+    if grant.member is None:
+        return None
+    finding = judge_primary(at.seen, at.rules, grant)
+    receipt = at.seen.receipts.get(grant.member)
+    proved = receipt is not None and receipt.value.closes >= grant.epoch
+    if finding.lost and (proved or at.seen.phase_age_s() > at.rules.lease_s):
+        return GiveUp(f"{grant.member} is lost in its turn: {finding.why}")
+    return None
+
+
 def service_address(at: Situation) -> str:
     """What the service name must answer: the VIP, or without one the new primary's own address."""
     member = at.rules.member(at.operation.candidate or "")
@@ -195,20 +191,10 @@ def notices(at: Situation) -> tuple[Write, ...]:
     return tuple(made)
 
 
-def sealed_positions(at: Situation) -> dict[str, Position]:
-    """Positions reported for *this* claim. A report for an earlier claim is worth nothing."""
-    grant = _grant(at).value
-    found: dict[str, Position] = {}
-    for name, stored in at.seen.seals.items():
-        position = at.seen.position(stored.value.position)
-        if stored.value.claim_epoch == grant.epoch and position is not None and at.rules.member(name):
-            found[name] = position
-    return found
-
-
 def _could_report(at: Situation, member: str) -> bool:
-    status = at.seen.status(member, at.rules.gone_s)
-    return status is not None and status.role.value == "standby" and status.rejoin is None
+    """A standby whose guardian could seal. Without a guardian nobody seals, and nobody could be granted back."""
+    known, status = at.rules.member(member), at.seen.status(member, at.rules.gone_s)
+    return bool(known and known.guarded and status and status.role.value == "standby" and status.rejoin is None)
 
 
 def _grant(at: Situation) -> Stored[Grant]:

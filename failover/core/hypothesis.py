@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from failover.core.candidate import Choice, choose, count_shortfall
+from failover.core.confirm import confirm
 from failover.core.decide import decide
-from failover.core.failover import confirm
 from failover.core.machine import Go, Situation, Wait
 from failover.core.model import (
     Claim,
@@ -21,6 +21,7 @@ from failover.core.model import (
     Position,
     Receipt,
     Replication,
+    Seal,
     Stored,
 )  # fmt: skip
 from failover.core.observation import Observation
@@ -99,7 +100,7 @@ def standing(seen: Observation, rules: Rules, dead: str) -> dict[str, Position]:
     found = {}
     for member in rules.others(dead):
         position = seen.position_of(member.name)
-        if position is not None and is_standby(seen.status(member.name, rules.gone_s)):
+        if member.guarded and position is not None and is_standby(seen.status(member.name, rules.gone_s)):
             found[member.name] = position
     return found
 
@@ -194,6 +195,10 @@ def _claimed(seen: Observation, rules: Rules, grant: Grant, dead: str) -> Situat
         seen, grant=replace(seen.grant, value=claimed), operation=Stored(operation, 0, seen.now_s), outcomes=(),
         receipts={name: r for name, r in seen.receipts.items() if name != dead},
         leases={**seen.leases, dead: replace(lease, seen_at_s=seen.now_s - IDLE_S)} if lease else seen.leases,
+        seals={
+            name: Stored(Seal(name, claimed.epoch, position.text(), quiet=True), 0, seen.now_s)
+            for name, position in standing(seen, rules, dead).items()
+        },
         phase_since_s=seen.now_s - IDLE_S,
     )  # fmt: skip
     return Situation(then, rules, operation)

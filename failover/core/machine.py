@@ -1,8 +1,9 @@
 """How a phase table is walked: one row, one rule, at most one transaction per look.
 
-A rule answers with `Go` (the next phase is reached by this transaction), `Wait` (perform these effects, look again) or
-`Undo` (give up safely). The walker adds what every step owes: the term is still ours, the operation is still the one that
-was read, the journal has DONE for this step and INTENT for the next. Progress is only ever in the record.
+A rule answers with `Go` (the next phase is reached by this transaction), `Wait` (perform these effects, look again), `Undo`
+(give up safely) or `GiveUp` (what was built is lost again). The walker adds what every step owes: the term is still ours, the
+operation is still the one that was read, the journal has DONE for this step and INTENT for the next. Progress is only ever in
+the record.
 """
 
 from __future__ import annotations
@@ -54,7 +55,14 @@ class Undo:
     why: str
 
 
-Answer = Go | Wait | Undo
+@dataclass(frozen=True)
+class GiveUp:
+    """What this operation built is lost again: close it, as failed and without a cool-down, so that the next may begin."""
+
+    why: str
+
+
+Answer = Go | Wait | Undo | GiveUp
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ def walk(tables: Tables, at: Situation, term: Stored[int], stored: Stored[Operat
         return _wait(answer, row, numbers, at, term, stored)
     if isinstance(answer, Undo):
         return _close(at, term, stored, numbers[row.phase], f"{row.step}.undone", f"undone: {answer.why}")
+    if isinstance(answer, GiveUp):
+        return _close(at, term, stored, numbers[row.phase], f"{row.step}.failed", f"failed: {answer.why}", cools=False)
     target = answer.phase or row.target
     moved = at.operation.at(target, held=None, **dict(answer.changes))
     done = step_of(at.operation, at.seen, term, numbers[row.phase], f"{row.step}.done", row.says, answer.facts)
@@ -114,17 +124,18 @@ def step_of(
 def _wait(
     answer: Wait, row: Row, numbers: Mapping[str, int], at: Situation, term: Stored[int], stored: Stored[Operation]
 ) -> Plan:
-    if answer.held and not at.operation.held:
+    if answer.held and answer.held != at.operation.held:
         held = replace(at.operation, held=answer.held)
-        note = step_of(at.operation, at.seen, term, numbers[row.phase], f"{row.step}.held", answer.held, {})
-        writes = (Check(Key(Kind.TERM), term.version), Swap(Key(Kind.OPERATION), held, stored.version), note)
-        return Plan(writes=writes, says=f"held: {answer.held}", guards=answer.guards)
+        writes: list[Write] = [Check(Key(Kind.TERM), term.version), Swap(Key(Kind.OPERATION), held, stored.version)]
+        if not at.operation.held:  # told once in the journal; the reason is kept up to date in the operation
+            writes.append(step_of(at.operation, at.seen, term, numbers[row.phase], f"{row.step}.held", answer.held, {}))
+        return Plan(writes=tuple(writes), says=f"held: {answer.held}", guards=answer.guards)
     return Plan(actions=answer.actions, says=answer.why, guards=answer.guards)
 
 
 def _close(
     at: Situation, term: Stored[int], stored: Stored[Operation], number: int, name: str, says: str,
-    facts: Mapping[str, str] | None = None,
+    facts: Mapping[str, str] | None = None, cools: bool = True,
 ) -> Plan:  # fmt: skip
     policy = at.seen.policy
     writes: list[Write] = [
@@ -132,7 +143,7 @@ def _close(
         Erase(Key(Kind.OPERATION), stored.version),
         step_of(at.operation, at.seen, term, number, name, says, facts or {}),
     ]
-    if policy is not None and at.operation.kind is OperationKind.FAILOVER:  # the cool-down counts from here
+    if cools and policy is not None and at.operation.kind is OperationKind.FAILOVER:  # the cool-down counts from here
         closed: Policy = replace(policy.value, last_failover=at.operation.id)
         writes.append(Swap(Key(Kind.POLICY), closed, policy.version))
     return Plan(writes=tuple(writes), says=says)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
+from failover.core.plan import Guard
+
 
 class Replication(str, Enum):
     """What a commit waits for. `strict` blocks rather than lose; `sync` may degrade and says so; `async` never waits."""
@@ -162,11 +164,15 @@ class Handover:
 class OperationKind(str, Enum):
     FAILOVER = "failover"
     SWITCHOVER = "switchover"
+    FENCE = "fence"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """The one thing in progress. `phase` is the last one *reached*; the tables in failover.py and switchover.py move it."""
+    """The one thing in progress. `phase` is the last one *reached*; the tables in failover.py and switchover.py move it.
+
+    `fenced_by`: who swore, by typing the host's name, that `old` cannot write (`confirm-fenced`). It replaces CONFIRM only.
+    """
 
     id: str
     kind: OperationKind
@@ -182,6 +188,7 @@ class Operation:
     held: str | None = None
     request: str | None = None
     opened_at_wall: str = ""
+    fenced_by: str | None = None
 
     def at(self, phase: str, **changes: object) -> "Operation":
         """The same operation, one phase further."""
@@ -198,9 +205,29 @@ class Maintenance:
     by: str
 
 
+class RejoinWay(str, Enum):
+    """How a member that cannot simply follow comes back: its own data rewound, or a new copy beside it."""
+
+    REWIND = "rewind"
+    RESEED = "reseed"
+
+
+@dataclass(frozen=True)
+class RejoinOrder:
+    """A person's consent that `member` may be brought back in this way, whatever of its own log is given up (and saved)."""
+
+    member: str
+    way: RejoinWay
+    by: str
+    request: str
+
+
 @dataclass(frozen=True)
 class Policy:
-    """The run-time switches. Its version is checked in the transaction that opens an operation."""
+    """The run-time switches. Its version is checked in the transaction that opens an operation.
+
+    `fenced`: members that a person fenced; their guardians keep the database down until `failoverctl rejoin`.
+    """
 
     mode: Mode = Mode.OBSERVE
     paused_for_s: float | None = None
@@ -210,6 +237,8 @@ class Policy:
     maintenance: tuple[Maintenance, ...] = ()
     last_failover: str | None = None
     operations: int = 0
+    fenced: tuple[str, ...] = ()
+    rejoin: tuple[RejoinOrder, ...] = ()
 
     @property
     def paused(self) -> bool:
@@ -226,6 +255,7 @@ class MemberStatus:
     `position` is what is safely stored here (received, not only replayed); `follows` is the address the receiver is
     connected to; `heartbeat` is the newest (epoch, sequence) seen in the heartbeat table; `applied_sync` and
     `applied_at` say which sync set the running primary has proved to be in force and where its log stood then.
+    `rewind_ready`: this primary has made a checkpoint on its present history, so others may be rewound against it.
     """
 
     member: str
@@ -247,27 +277,72 @@ class MemberStatus:
     rejoin: str | None = None
     problems: tuple[str, ...] = ()
     guardian: str = ""
+    rewind_ready: bool = False
+
+
+@dataclass(frozen=True)
+class Rejoin:
+    """What became of a member that could not simply follow, and what was discarded for it. One record per member, kept.
+
+    `discarded` lists the commits given up, oldest first (at most a hundred, `discarded_commits` counts them all); `tables`
+    says how many rows of each table they had written. `saved` is the folder on that host where the log was put first.
+    """
+
+    member: str
+    epoch: int
+    way: RejoinWay
+    state: str  # "running" | "done" | "failed"
+    diverged_at: str | None = None
+    end: str | None = None
+    discarded_commits: int = 0
+    discarded: tuple[str, ...] = ()
+    tables: tuple[tuple[str, int], ...] = ()
+    saved: str | None = None
+    says: str = ""
+    at_wall: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The leader's latest judgement, for `explain`: the sentence, and every guard with the facts it saw.
+
+    `doubt` is the latest one that was not plain sailing (a vote said lost, a guard blocked), kept when all is well again.
+    """
+
+    controller: str
+    term: int
+    says: str
+    guards: tuple[Guard, ...] = ()
+    at_wall: str = ""
+    doubt: "Decision | None" = None
+
+
+ZOOKEEPER = "ZooKeeper"  # the witness among `MemberVote.sees` that is no member
 
 
 @dataclass(frozen=True)
 class MemberVote:
-    """One controller's finding about one member. `lost` is its opinion; the rest are the facts behind it."""
+    """One controller's finding about one member. `lost` is its opinion; the rest are the facts behind it.
+
+    `sees`: who answered this controller since before its latest failed probe of this member, and still does: other
+    members by name, and ZOOKEEPER. Whether that is enough to believe its network is for the detector to say.
+    """
 
     lost: bool
     fresh: str = "unknown"
     kept: str = "unknown"
     role: Role = Role.UNKNOWN
     why: str = ""
+    sees: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Votes:
-    """All findings of one controller. `sees` is how many of its targets it reaches: a blind voter does not count."""
+    """All findings of one controller. `beside`: the member on its own host, whose answers prove no network."""
 
     controller: str
     members: tuple[tuple[str, MemberVote], ...] = ()
-    sees: int = 0
-    targets: int = 0
+    beside: str | None = None
 
     def of(self, member: str) -> MemberVote | None:
         return dict(self.members).get(member)
@@ -281,6 +356,10 @@ class RequestKind(str, Enum):
     RESUME = "resume"
     MAINTENANCE_ON = "maintenance-on"
     MAINTENANCE_OFF = "maintenance-off"
+    FENCE = "fence"
+    CONFIRM_FENCED = "confirm-fenced"
+    REJOIN = "rejoin"
+    CANCEL = "cancel"
 
 
 @dataclass(frozen=True)
@@ -295,6 +374,7 @@ class Request:
     for_s: float | None = None
     expect_primary: str | None = None
     confirm: bool = False
+    way: RejoinWay | None = None
     filed_at_wall: str = ""
 
 
@@ -361,12 +441,17 @@ class ControllerStatus:
 
 @dataclass(frozen=True)
 class Member:
-    """A configured database instance. Higher `priority` is preferred among equals."""
+    """A configured database instance. Higher `priority` is preferred among equals.
+
+    `guarded`: a guardian runs beside it. Without one there is no lease and no gate, so no clock is ever evidence about it,
+    and it can neither seal nor prove a grant.
+    """
 
     name: str
     address: str
     priority: int = 0
     failover: Willingness = Willingness.AUTOMATIC
+    guarded: bool = True
 
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from failover.core.model import (
     Policy,
     Position,
     Receipt,
+    Rejoin,
     Request,
     Seal,
     Stored,
@@ -49,6 +50,7 @@ class Observation:
     answers: Mapping[str, Stored[Answer]] = field(default_factory=dict)
     notices: Mapping[str, Stored[Notice]] = field(default_factory=dict)
     controllers: Mapping[str, Stored[ControllerStatus]] = field(default_factory=dict)
+    rejoins: Mapping[str, Stored[Rejoin]] = field(default_factory=dict)
     positions: Mapping[str, Position] = field(default_factory=dict)
     heartbeat_moved_s: Mapping[str, float] = field(default_factory=dict)
     streaming_since_s: Mapping[str, float] = field(default_factory=dict)

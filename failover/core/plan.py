@@ -28,6 +28,8 @@ class Kind(str, Enum):
     ANSWER = "answers"
     NOTICE = "outbox"
     CONTROLLER = "controllers"
+    REJOIN = "rejoin"
+    DECISION = "decision"
     JOURNAL = "journal"
 
 
@@ -85,6 +87,14 @@ class Fence:
 
 
 @dataclass(frozen=True)
+class Stonith:
+    """Have the operator's command switch `member` off, and read "off" back. What it merely says it did is nothing."""
+
+    member: str
+    operation: str
+
+
+@dataclass(frozen=True)
 class VerifyWritable:
     """Look, over a fresh connection, whether `member` takes writes under `epoch`."""
 
@@ -116,7 +126,7 @@ class Checkpoint:
     operation: str
 
 
-Action = Fence | VerifyWritable | MoveVip | SwitchDns | Checkpoint
+Action = Fence | Stonith | VerifyWritable | MoveVip | SwitchDns | Checkpoint
 
 
 @dataclass(frozen=True)

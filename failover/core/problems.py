@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from failover.core.detector import judge_primary
-from failover.core.model import Grant, MemberStatus, Mode, OperationKind, Problem, Replication, Role
+from failover.core.model import Grant, MemberStatus, Mode, Operation, OperationKind, Problem, Replication, Role
 from failover.core.observation import Observation
 from failover.core.plan import Verdict
 from failover.core.rules import Rules
@@ -85,7 +85,11 @@ def _members(seen: Observation, rules: Rules) -> Found:
     for member in rules.members:
         stored = seen.members.get(member.name)
         status = seen.status(member.name, rules.gone_s)
-        if stored is None:
+        if status is None and not member.guarded:
+            text = f"{member.name} (no guardian there) is not seen: no controller reaches its host agent"
+            hint = f"is the host up? sshd and failover-hostagent on {member.name}; failoverctl check"
+            yield Problem("member-unseen", text, hint)
+        elif stored is None:
             yield Problem(
                 "member-unknown", f"{member.name} has never reported", f"systemctl status failover-guardian on {member.name}"
             )
@@ -100,7 +104,8 @@ def _members(seen: Observation, rules: Rules) -> Found:
                 text = f"{member.name}: its guardian could not insert a heartbeat row {status.heartbeat_fails} times in a row"
                 yield Problem("heartbeat", text, f"disk full, or the database of {member.name} does not take new connections")
             if status.rejoin:
-                yield Problem("rejoin", f"{member.name} does not rejoin: {status.rejoin}", "playbooks/reseed.md")
+                hint = f"failoverctl rejoin; failoverctl rejoin {member.name}, or with --reseed; playbooks/reseed.md"
+                yield Problem("rejoin", f"{member.name} does not rejoin: {status.rejoin}", hint)
             if status.gate.startswith("unknown"):
                 yield Problem(
                     "gate-unknown", f"{member.name}: the gate cannot be read: {status.gate}", f"nft list ruleset on {member.name}"
@@ -131,7 +136,7 @@ def _primary(seen: Observation, rules: Rules, grant: Grant) -> Found:
         return
     status = seen.status(grant.member, rules.gone_s)
     if status is not None:
-        yield from _gate(seen, grant, status)
+        yield from _gate(seen, rules, grant, status)
         if not status.writable and seen.operation is None:
             what = f"has the grant of epoch {grant.epoch} and does not take writes"
             text = f"{grant.member} {what} ({status.role.value}): {status.guardian}"
@@ -147,7 +152,10 @@ def _primary(seen: Observation, rules: Rules, grant: Grant) -> Found:
         )
 
 
-def _gate(seen: Observation, grant: Grant, status: MemberStatus) -> Found:
+def _gate(seen: Observation, rules: Rules, grant: Grant, status: MemberStatus) -> Found:
+    member = rules.member(status.member)
+    if member is not None and not member.guarded:
+        return  # agentless: no gate is promised, `config check` says what that means
     observing = seen.policy is not None and seen.policy.value.mode is Mode.OBSERVE
     if status.gate == "released":
         text = f"{status.member}: the gate was released by hand; it can write whatever the grant says"
@@ -190,10 +198,11 @@ def _standbys(seen: Observation, rules: Rules, grant: Grant) -> Found:
         if status is None:
             continue
         if status.gate == "released":
-            yield from _gate(seen, grant, status)
+            yield from _gate(seen, rules, grant, status)
         if status.paused_replay:
             yield Problem("replay-paused", f"{member.name}: replay is paused", f"SELECT pg_wal_replay_resume() on {member.name}")
-        if seen.operation is None and status.rejoin is None and not status.streaming:
+        fenced = seen.policy is not None and member.name in seen.policy.value.fenced
+        if seen.operation is None and status.rejoin is None and not status.streaming and not fenced:
             yield Problem(
                 "not-streaming", f"{member.name} does not stream from {grant.member} ({status.role.value}): {status.guardian}",
                 f"the database's log on {member.name}; playbooks/reseed.md if log is missing",
@@ -230,11 +239,20 @@ def _sync(seen: Observation, rules: Rules, grant: Grant) -> Found:
 def _operation(seen: Observation) -> Found:
     if seen.operation is not None and seen.operation.value.held:
         doing = seen.operation.value
-        kind = "failover" if doing.kind is OperationKind.FAILOVER else "switchover"
-        hint = f"failoverctl timeline {doing.id}"
-        if doing.phase == "claimed":
-            hint += "; playbooks/the-fence-is-not-confirmed.md"
-        yield Problem("held", f"{kind} {doing.id} is held in phase {doing.phase}: {doing.held}", hint)
+        why = (doing.held or "").partition(". ")[0]  # the rest is told with the operation, and guard by guard by `explain`
+        text = f"{doing.kind.value} {doing.id} is held in phase {doing.phase}: {why}"
+        yield Problem("held", text, "; ".join(held_next(doing)))
+
+
+def held_next(doing: Operation) -> list[str]:
+    """What a person may type about a held operation, the harmless first."""
+    if doing.kind is OperationKind.FENCE:
+        return ["failoverctl explain", f"failoverctl cancel {doing.id} gives it up"]
+    if doing.phase != "claimed":
+        return [f"failoverctl timeline {doing.id}"]
+    return [
+        "failoverctl explain", "playbooks/the-fence-is-not-confirmed.md", f"failoverctl confirm-fenced {doing.old}",
+    ]  # fmt: skip
 
 
 def _switches(seen: Observation) -> Found:
@@ -248,6 +266,9 @@ def _switches(seen: Observation) -> Found:
     if policy.paused:
         why = f": {policy.paused_reason}" if policy.paused_reason else ""
         yield Problem("paused", f"paused by {policy.paused_by}{why}; no automatic action", "failoverctl resume")
+    for name in policy.fenced:
+        text = f"{name} is fenced by hand: its database is kept down, and it is no candidate"
+        yield Problem("fenced", text, f"failoverctl rejoin {name}")
     for entry in policy.maintenance:
         why = f": {entry.reason}" if entry.reason else ""
         text = f"{entry.member} is in maintenance by {entry.by}{why}; neither candidate nor trigger"

@@ -26,9 +26,9 @@ def wanted_names(seen: Observation, rules: Rules, primary: str, current: tuple[s
         streams = status is not None and status.streaming
         since_s = seen.streaming_since_s.get(member.name, seen.now_s)
         lately = member.name in current and seen.now_s - since_s < rules.shrink_after_s
-        if member.failover is Willingness.NEVER or not (streams or lately):
+        if member.failover is Willingness.NEVER or not member.guarded or not (streams or lately):
             continue
-        if seen.policy and seen.policy.value.in_maintenance(member.name):
+        if seen.policy and (seen.policy.value.in_maintenance(member.name) or member.name in seen.policy.value.fenced):
             continue
         names.append(member.name)
     return tuple(sorted(names))

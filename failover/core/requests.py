@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from failover.core import interventions
 from failover.core.candidate import unfitness
+from failover.core.interventions import Judgement
 from failover.core.model import (
     Answer,
     Grant,
     Maintenance,
     MemberStatus,
-    Operation,
     OperationKind,
     Policy,
     Replication,
@@ -21,9 +22,9 @@ from failover.core.model import (
     SyncSet,
 )  # fmt: skip
 from failover.core.observation import Observation
+from failover.core.opening import may_open, open_operation, opening_writes
 from failover.core.plan import Check, Create, Key, Kind, Plan, Swap, Write
 from failover.core.rules import Rules
-from failover.core.tables import opening_steps
 
 HOUR_S = 3600.0
 
@@ -40,9 +41,6 @@ def judge(seen: Observation, rules: Rules, term: Stored[int], request: Request) 
     says = f"request {request.kind.value} by {request.by}: " + ("; ".join(reasons) if reasons else "accepted")
     still_there = Check(Key(Kind.REQUEST, request.id), 0)  # never edited; one that was withdrawn must not fire
     return Plan(writes=(Check(Key(Kind.TERM), term.version), still_there, *(() if reasons else writes), reply), says=says)
-
-
-Judgement = tuple[list[str], tuple[Write, ...], str | None]
 
 
 def _common(seen: Observation, request: Request) -> list[str]:
@@ -83,6 +81,10 @@ def _adopt(seen: Observation, rules: Rules, request: Request) -> Judgement:
     if reasons:
         return reasons, (), None
     primary = primaries[0]
+    known = rules.member(primary)
+    if known and not known.guarded and rules.replication is not Replication.ASYNC:
+        text = f"{primary} is primary and has no guardian: nobody there could prove sync names, and replication is"
+        return [f"{text} {rules.replication.value}"], (), None
     position = seen.position_of(primary)
     if position and position.history_id() != "1" and not request.confirm:
         reasons.append(
@@ -101,13 +103,16 @@ def _adopt(seen: Observation, rules: Rules, request: Request) -> Judgement:
 
 def _switchover(seen: Observation, rules: Rules, request: Request) -> Judgement:
     grant, policy = _needed(seen)
-    reasons = _may_open(seen, policy)
+    reasons = may_open(seen, policy)
     old = grant.value.member
     status = seen.status(old or "", rules.gone_s)
     if old is None or status is None or not status.writable:
         reasons.append(
             f"{old or 'nobody'} does not take writes now: a switchover needs a healthy primary, see `failoverctl failover`"
         )
+    known = rules.member(old or "")
+    if known and not known.guarded:
+        reasons.append(f"{old} has no guardian, so nobody there could hand over in order: use `failoverctl failover`")
     fit, unfit = _targets(seen, rules, policy.value, old, request.target)
     if request.target and old == request.target:
         reasons.append(f"{request.target} is the primary already")
@@ -120,7 +125,7 @@ def _switchover(seen: Observation, rules: Rules, request: Request) -> Judgement:
 
 def _failover(seen: Observation, rules: Rules, request: Request) -> Judgement:
     grant, policy = _needed(seen)
-    reasons = _may_open(seen, policy)
+    reasons = may_open(seen, policy)
     old = grant.value.member
     if old is None:
         reasons.append("the grant names nobody: an operation must be under way")
@@ -185,15 +190,6 @@ def _needed(seen: Observation) -> tuple[Stored[Grant], Stored[Policy]]:
     return seen.grant, seen.policy
 
 
-def _may_open(seen: Observation, policy: Stored[Policy]) -> list[str]:
-    if seen.operation:
-        running = seen.operation.value
-        return [f"{running.kind.value} {running.id} is under way (asked for by {running.requester}, phase {running.phase})"]
-    if policy.value.mode.value == "observe":
-        return ["mode is observe: nothing is ever done; set `mode: automatic` in the configuration"]
-    return []
-
-
 def _targets(
     seen: Observation, rules: Rules, policy: Policy, old: str | None, target: str | None
 ) -> tuple[list[str], list[str]]:
@@ -234,27 +230,6 @@ def _open(
     return [], opening_writes(seen, policy, operation), operation.id
 
 
-def open_operation(
-    seen: Observation, kind: OperationKind, old: str, old_epoch: int, reason: str, requester: str,
-    target: str | None = None, request: str | None = None,
-) -> Operation:  # fmt: skip
-    """The record of a new operation, numbered by the policy record so that no two ever share a name."""
-    assert seen.policy is not None
-    name = f"op-{seen.policy.value.operations + 1}"
-    return Operation(name, kind, "opened", old, old_epoch, reason, requester, target, request=request, opened_at_wall=seen.wall)
-
-
-def opening_writes(seen: Observation, policy: Stored[Policy], operation: Operation) -> tuple[Write, ...]:
-    """OPEN: the policy is the one that was judged, a second opener, machine or human, loses at the create, the journal starts."""
-    assert seen.term is not None
-    counted = replace(policy.value, operations=policy.value.operations + 1)
-    return (
-        Swap(Key(Kind.POLICY), counted, policy.version),
-        Create(Key(Kind.OPERATION), operation),
-        *opening_steps(operation, seen, seen.term),
-    )
-
-
 _JUDGES = {
     RequestKind.ADOPT: _adopt,
     RequestKind.SWITCHOVER: _switchover,
@@ -263,4 +238,8 @@ _JUDGES = {
     RequestKind.RESUME: _resume,
     RequestKind.MAINTENANCE_ON: _maintenance_on,
     RequestKind.MAINTENANCE_OFF: _maintenance_off,
+    RequestKind.FENCE: interventions.fence,
+    RequestKind.CONFIRM_FENCED: interventions.confirm_fenced,
+    RequestKind.REJOIN: interventions.rejoin,
+    RequestKind.CANCEL: interventions.cancel,
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from failover.core import failover, switchover
+from failover.core import failover, fence, switchover
 from failover.core.machine import Tables, step_of
 from failover.core.model import Operation, OperationKind, Step, Stored
 from failover.core.observation import Observation
 from failover.core.plan import Create, Key, Kind
 
-TABLES: Tables = {OperationKind.FAILOVER: failover.TABLE, OperationKind.SWITCHOVER: switchover.TABLE}
+TABLES: Tables = {
+    OperationKind.FAILOVER: failover.TABLE, OperationKind.SWITCHOVER: switchover.TABLE, OperationKind.FENCE: fence.TABLE,
+}  # fmt: skip
 
 
 def opening_steps(operation: Operation, seen: Observation, term: Stored[int]) -> tuple[Create, Create]:

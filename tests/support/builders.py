@@ -13,6 +13,7 @@ from typing import Any
 from failover.core.duty import LocalFacts
 from failover.core.lease import LeaseState, LeaseTimes
 from failover.core.model import (
+    ZOOKEEPER,
     Answer,
     Claim,
     Grant,
@@ -55,7 +56,7 @@ def some_rules(**changes: Any) -> Rules:
     """Strict replication, three members, three controllers, a VIP, a service name and one application to notify."""
     rules = Rules(
         cluster="main", members=MEMBERS, controllers=("c1", "c2", "c3"), replication=Replication.STRICT, lease_s=3.0, wait_s=3.4,
-        probe_interval_s=0.5, probes_lost=3, cooldown_s=60.0, on_clean_stop_wait_s=10.0, crash_recovery_max_s=60.0,
+        silence_s=1.5, probes_lost=3, cooldown_s=60.0, on_clean_stop_wait_s=10.0, crash_recovery_max_s=60.0,
         switchover_deadline_s=10.0, lag_max_bytes=1_000_000, has_vip=True, has_dns=True, service_address="10.0.0.100",
         webhooks=("http://app/hook",),
     )  # fmt: skip
@@ -169,9 +170,19 @@ class Cluster:
         self.tables["members"].pop(member, None)
         return self.streaming_since(member, 60.0)
 
-    def vote(self, controller: str, lost: str | None, sees: int = 2, targets: int = 3, ago_s: float = 0.0) -> Cluster:
-        votes = tuple((m.name, MemberVote(m.name == lost, why="refused" if m.name == lost else "well")) for m in MEMBERS)
-        self.tables["votes"][controller] = Stored(Votes(controller, votes, sees, targets), 1, self.now_s - ago_s)
+    def vote(self, controller: str, about: str | None, ago_s: float = 0.0, **fields: Any) -> Cluster:
+        """`fields` are those of its vote about that member, lost unless they say otherwise."""
+        everybody = (*(m.name for m in MEMBERS), ZOOKEEPER)
+        well = {m.name: MemberVote(False, "alive", "alive", Role.PRIMARY, "well", everybody) for m in MEMBERS}
+        if about is not None:
+            well[about] = replace(MemberVote(True, "dead", "dead", why="refused", sees=everybody), **fields)
+        self.tables["votes"][controller] = Stored(Votes(controller, tuple(well.items())), 1, self.now_s - ago_s)
+        return self
+
+    def beside(self, controller: str, member: str) -> Cluster:
+        """The controller runs on that member's host."""
+        stored = self.tables["votes"][controller]
+        self.tables["votes"][controller] = replace(stored, value=replace(stored.value, beside=member))
         return self
 
     def lost_by(self, *controllers: str, member: str = "db1") -> Cluster:
@@ -223,7 +234,7 @@ def a_cluster() -> Cluster:
     applied = SyncSet(1, ("db2", "db3"), "1")
     cluster.primary("db1", 3, applied_sync=applied, applied_at="1@0/400").standby("db2").standby("db3")
     for controller in ("c1", "c2", "c3"):
-        cluster.vote(controller, None, sees=3)
+        cluster.vote(controller, None)
     return cluster
 
 

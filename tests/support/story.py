@@ -8,6 +8,7 @@ below each, what the journal and the guardians said until things came to rest; `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from failover.coordination.ledger import Ledger
 from failover.coordination.memory import MemoryCoordinator, MemoryEnsemble
@@ -118,6 +119,7 @@ class Cluster:
         self.name_answers = ""
         self.said: list[str] = []
         self._told: set[str] = set()
+        self._asked = 0
         self._duties: dict[str, str] = {}
         self._boot()
         self.controllers = [Controller(name, self) for name in self.rules.controllers]
@@ -179,8 +181,9 @@ class Cluster:
         self.hosts[member].client.heal()
         self.hosts[member].renewals.heal()
 
-    def ask(self, kind: RequestKind, target: str | None = None) -> None:
-        request = Request(f"r{len(self._told)}", kind, "ann", target=target)
+    def ask(self, kind: RequestKind, target: str | None = None, reason: str = "", confirm: bool = False) -> None:
+        self._asked += 1
+        request = Request(f"r{self._asked}", kind, "ann", reason, target, confirm=confirm)
         self.authority.ledger.commit([Create(Key(Kind.REQUEST, request.id), request)], 1.0)
 
     def kill_leader(self) -> str:
@@ -283,6 +286,13 @@ class Cluster:
                 self.said.append(f"    {host.me}: {says}")
 
 
+def cluster_of(script: str, clock: Clock) -> Cluster:
+    """The cluster a scenario is about: `# agentless: db1` in its head gives db1 no guardian in the configuration."""
+    bare = {name for line in script.splitlines() if line.startswith("# agentless: ") for name in line[13:].split(", ")}
+    members = tuple(replace(member, guarded=member.name not in bare) for member in MEMBERS)
+    return Cluster(clock, some_rules(members=members))
+
+
 def tell(cluster: Cluster, script: str) -> str:
     """Run the commands of a scenario and return the file as it should read."""
     out: list[str] = []
@@ -310,6 +320,8 @@ def _perform(cluster: Cluster, verb: str, words: list[str]) -> None:
         cluster.ask(RequestKind.SWITCHOVER, words[0])
     elif verb == "rest":
         cluster.rest()
+    elif verb == "settle":
+        cluster.rounds(60)
     elif verb == "until":
         cluster.until(lambda: words[0] in (((o := cluster.operation()) and (o.phase, o.held and "held")) or ()))
     else:

@@ -12,24 +12,27 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_host import Clock
-from tests.support.story import Cluster, tell
+from tests.support.story import cluster_of, tell
 
 SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.txt"))
 
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
 def test_the_story_is_told_as_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(Clock(monkeypatch))
+    script = file.read_text()
+    cluster = cluster_of(script, Clock(monkeypatch))
     try:
-        assert tell(cluster, file.read_text()) == file.read_text()
+        assert tell(cluster, script) == script
     finally:
         cluster.close()
 
 
 def test_the_scenarios_are_there() -> None:
-    assert {file.stem for file in SCENARIOS} >= {"primary_dies", "switchover", "switchover_primary_dies", "unconfirmed_fence"}
+    told = {file.stem for file in SCENARIOS}
+    assert told >= {"primary_dies", "silent_host", "switchover", "switchover_primary_dies", "unconfirmed_fence"}
 
 
 if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as patch:
-        sys.stdout.write(tell(Cluster(Clock(patch)), Path(sys.argv[1]).read_text()))
+        text = Path(sys.argv[1]).read_text()
+        sys.stdout.write(tell(cluster_of(text, Clock(patch)), text))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from failover.core.duty import GRANTED_BACK_AFTER_S, TABLE, Duty, LocalFacts, duty, wants_lease
 from failover.core.lease import LeaseState
-from failover.core.model import Maintenance, Mode, OperationKind, Role
+from failover.core.model import Grant, Maintenance, Mode, OperationKind, RejoinWay, Role, Stored
+from failover.core.rejoin import Data, RejoinFacts, held_because
 from tests.support.builders import (
     NOW_S,
     a_guardian,
@@ -208,6 +209,90 @@ def test_a_standby_that_is_down_is_started_for_anothers_grant() -> None:
 
 def test_a_standby_that_is_down_when_the_claim_comes_is_started_so_that_it_can_testify() -> None:
     assert said(a_standby(running=False, role=Role.DOWN, upstream=None, grant=claim_on("db1", 3), frozen=4)) is Duty.START
+
+
+# --- coming back ---------------------------------------------------------------------------------------------------------
+READY = RejoinFacts(automatic=True, rewind_ready=True, writable=True)
+DIVERGED = a_standby(
+    "db1", upstream=None, grant=granted("db2", 5), grant_position=lsn("2@0/600 1:0/400"), wrote=3, receipted=3, rejoin=READY
+)
+
+
+def test_a_diverged_member_is_rewound_once_the_primary_is_ready_and_consent_is_there() -> None:
+    assert said(DIVERGED) is Duty.REWIND
+    lacks = {"automatic": False, "rewind_ready": False, "writable": False, "obstacle": "no account", "failed": "no WAL"}
+    for name, missing in lacks.items():
+        assert said(replace(DIVERGED, rejoin=replace(READY, **{name: missing}))) is Duty.HOLD, name
+    asked = replace(READY, automatic=False, failed="x", order=RejoinWay.REWIND)
+    assert said(replace(DIVERGED, rejoin=asked)) is Duty.REWIND, "a person's word comes after what failed"
+
+
+def test_nothing_is_rewound_under_an_operation_a_pause_maintenance_or_a_claim() -> None:
+    assert said(replace(DIVERGED, operation=handing_over(phase="granted", old="db3"))) is Duty.HOLD
+    assert said(replace(DIVERGED, policy=policy(paused_for_s=60.0))) is Duty.HOLD
+    assert said(replace(DIVERGED, policy=policy(maintenance=(Maintenance("db1", 60, "disk", "ann"),)))) is Duty.HOLD
+    assert said(replace(DIVERGED, grant=claim_on("db2", 5))) is Duty.WAIT
+    assert said(replace(DIVERGED, frozen=6)) is Duty.HOLD, "frozen for a claim that this picture does not show yet"
+
+
+def test_whoever_has_the_grant_or_is_covered_by_it_is_never_rewound() -> None:
+    assert said(replace(DIVERGED, grant=granted("db1", 5), lease=LeaseState(5, NOW_S + 2, 1))) is Duty.PROMOTE
+    assert said(replace(DIVERGED, grant_position=lsn("2@0/600 1:0/500"))) is Duty.FOLLOW
+
+
+@pytest.mark.parametrize("grant", [granted("db2", 5), granted("db1", 5), claim_on("db3", 5), claim_on("db1", 4, 0.0)])
+def test_a_directory_that_is_not_whole_is_never_started(grant: Stored[Grant]) -> None:
+    broken = RejoinFacts(automatic=True, unfinished=RejoinWay.REWIND, startable=False)
+    down = a_standby("db1", running=False, role=Role.DOWN, upstream=None, grant=grant, rejoin=broken, receipted=4)
+    assert said(down) not in (Duty.START, Duty.PROMOTE)
+    assert said(replace(down, rejoin=replace(broken, startable=True, unfinished=None))) is Duty.START
+
+
+def test_a_half_rewound_directory_is_rewound_again_without_knowing_its_position() -> None:
+    half = replace(READY, unfinished=RejoinWay.REWIND, startable=False)
+    assert said(replace(DIVERGED, running=False, role=Role.DOWN, position=None, rejoin=half)) is Duty.REWIND
+
+
+def test_lost_data_is_copied_anew_and_doubtful_data_on_a_persons_word_only() -> None:
+    lost = replace(READY, data=Data.LOST, startable=False)
+    gone = a_standby(running=False, role=Role.DOWN, position=None, upstream=None, rejoin=lost)
+    assert said(gone) is Duty.RESEED
+    assert said(replace(gone, rejoin=replace(lost, automatic=False))) is Duty.HOLD
+    assert said(replace(gone, rejoin=replace(lost, automatic=False, order=RejoinWay.REWIND))) is Duty.RESEED
+    doubtful = replace(lost, data=Data.DOUBTFUL)
+    assert said(replace(gone, rejoin=doubtful)) is Duty.HOLD
+    assert said(replace(gone, rejoin=replace(doubtful, order=RejoinWay.RESEED))) is Duty.RESEED
+    assert said(replace(gone, rejoin=replace(lost, writable=False))) is Duty.HOLD, "from whom?"
+
+
+def test_data_that_is_there_is_replaced_on_a_persons_word_only() -> None:
+    ordered = replace(READY, order=RejoinWay.RESEED)
+    assert said(replace(DIVERGED, rejoin=ordered)) is Duty.RESEED
+    assert said(a_standby(rejoin=ordered)) is Duty.RESEED and said(a_standby(rejoin=READY)) is Duty.STAND_BY
+    assert said(a_guardian(rejoin=ordered)) is Duty.SERVE, "never the primary's own"
+
+
+def test_whom_a_person_fenced_stays_down_until_the_word() -> None:
+    by_hand = policy(fenced=("db2",))
+    assert said(a_standby(policy=by_hand)) is Duty.HOLD
+    assert said(a_standby(policy=by_hand, running=False, role=Role.DOWN)) is Duty.HOLD
+    assert said(a_standby(policy=by_hand, grant=granted("db2", 5), lease=LeaseState(5, NOW_S + 2, 1))) is Duty.PROMOTE
+    assert said(a_guardian(policy=policy(fenced=("db1",)))) is Duty.SERVE, "a primary is ended by a claim"
+
+
+@pytest.mark.parametrize(("facts", "busy", "words"), [
+    (RejoinFacts(), False, "`failoverctl rejoin db1` saves and lists that log, then rewinds"),
+    (RejoinFacts(automatic=True, writable=True), False, "waiting for db2 to finish its first checkpoint"),
+    (RejoinFacts(automatic=True), False, "waiting for db2 to take writes"),
+    (READY, True, "waiting for the operation, the pause or the maintenance to end"),
+    (RejoinFacts(failed="no WAL"), False, "the rewind was given up: no WAL; `failoverctl rejoin db1 --reseed`"),
+    (RejoinFacts(automatic=True, obstacle="users.rewind is not configured"), False, "`failoverctl rejoin db1 --reseed` makes"),
+    (RejoinFacts(data=Data.LOST), False, "the data directory is lost: `failoverctl rejoin db1` lets a new copy be made"),
+    (RejoinFacts(automatic=True, data=Data.LOST), False, "the data directory is lost: waiting for db2 to take writes"),
+    (RejoinFacts(data=Data.DOUBTFUL, doubt="/d is empty"), False, "/d is empty; if the data is really lost, `failoverctl"),
+])  # fmt: skip
+def test_a_held_member_says_what_it_waits_for_or_which_command_lets_it_go_on(facts: RejoinFacts, busy: bool, words: str) -> None:
+    assert words in held_because(facts, "db1", "db2", busy)
 
 
 # --- over everything -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from failover.core import failover
-from failover.core.machine import Answer, Go, Situation, Undo, Wait
+from failover.core.machine import Answer, GiveUp, Go, Situation, Undo, Wait
 from failover.core.model import Claim, Grant, Notice, Replication, SyncSet
 from failover.core.plan import Check, Create, Fence, Kind, MoveVip, Swap, SwitchDns, VerifyWritable
 from tests.support.builders import Cluster, a_cluster, some_rules
@@ -238,3 +238,21 @@ def test_it_settles_when_the_living_standbys_follow_or_after_a_while() -> None:
     assert isinstance(ask(promoted("announced", since_s=10.0).standby("db3", streaming=False)), Go)
     assert isinstance(ask(promoted("announced")), Go)
     assert isinstance(ask(promoted("announced").standby("db1", streaming=False)), Go), "the old one's return is its own story"
+
+
+# --- lost again ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("phase", ["granted", "verified"])
+def test_a_new_primary_that_dies_in_its_turn_ends_the_operation_as_failed(phase: str) -> None:
+    answer = ask(promoted(phase).receipt("db2", 5))
+    assert isinstance(answer, GiveUp) and "db2 is lost in its turn" in answer.why
+
+
+@pytest.mark.parametrize("phase", ["granted", "verified"])
+def test_votes_against_it_count_only_when_they_outlast_a_lease(phase: str) -> None:
+    """At first they may be of before it was promoted."""
+
+    def voted(since_s: float) -> Cluster:
+        return promoted(phase, since_s).lost_by("c1", "c2", member="db2").status("db2", ago_s=60.0)
+
+    assert not isinstance(ask(voted(2.0)), GiveUp)
+    assert isinstance(ask(voted(4.0)), GiveUp)

@@ -13,7 +13,7 @@ from failover.core.plan import Check, Create, Erase, Fence, Key, Kind, MoveVip, 
 from failover.core.tables import TABLES
 from tests.support.builders import Cluster, a_cluster, journaled, some_rules, written
 
-FAILOVER, SWITCHOVER = OperationKind.FAILOVER, OperationKind.SWITCHOVER
+FAILOVER, SWITCHOVER, FENCE = OperationKind.FAILOVER, OperationKind.SWITCHOVER, OperationKind.FENCE
 
 
 def look(cluster: Cluster, *rows: Row) -> Plan:
@@ -111,8 +111,15 @@ def worlds() -> Iterator[tuple[str, Cluster]]:
             yield f"{kind.value} {phase}, all well", good.operation(kind, phase, 6.0, **known)
             dead = claimed(a_cluster()).with_grant("db1", 3)
             yield f"{kind.value} {phase}, the primary died", dead.operation(kind, phase, **known)
+    fencing = {"old": "db2", "old_epoch": 2}
+    yield "fence, stuck", a_cluster().operation(FENCE, "opened", 1e6, **fencing)
+    yield "fence, all well", a_cluster().operation(FENCE, "opened", **fencing).came_of(Fence("db2", 2), True)
+    yield "fence, the primary died", a_cluster().operation(FENCE, "opened", **fencing).receipt("db1", 3)
     for request in RequestKind:
-        yield f"request {request.value}", a_cluster().asked(request, target="db2", for_s=60.0)
+        asked = {"for_s": 60.0, "reason": "a test", "confirm": True}
+        yield f"request {request.value}", a_cluster().asked(request, target="db2", **asked)
+        yield f"request {request.value}, opened", a_cluster().switchover("opened").asked(request, **asked)
+        yield f"request {request.value}, claimed", claimed(a_cluster()).failover("claimed").asked(request, target="db1", **asked)
     yield "receipt", a_cluster().receipt("db1", 3)
     yield "standby gone", a_cluster().silent("db3")
     yield "set in force", a_cluster().synced_by(SyncSet(1, ("db2",), "1"), SyncSet(1, ("db2", "db3"), "1"))
@@ -175,11 +182,11 @@ def test_no_transaction_names_a_record_twice(name: str) -> None:
 
 def test_whatever_opens_an_operation_checks_policy_and_creates_journal_and_intent() -> None:
     opened = {name: plan for name, plan in PLANS.items() if any(isinstance(w, Create) for w in written(plan, Kind.OPERATION))}
-    assert set(opened) == {"receipt", "request switchover", "request failover"}
+    assert set(opened) == {"receipt", "request switchover", "request failover", "request fence"}
     for plan in opened.values():
         (policy,) = written(plan, Kind.POLICY)
         assert isinstance(policy, Swap) and policy.version == 11
-        first = {"failover": "claim", "switchover": "prepare"}
+        first = {"failover": "claim", "switchover": "prepare", "fence": "fence"}
         (operation,) = written(plan, Kind.OPERATION)
         assert isinstance(operation, Create) and isinstance(operation.value, Operation)
         assert journaled([plan]) == ["op-1", f"op-1/01-{first[operation.value.kind.value]}.intent"]

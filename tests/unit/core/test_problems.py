@@ -141,8 +141,8 @@ def test_without_a_gate_in_observe_mode_only_the_mode_is_told() -> None:
 
 # --- losses -------------------------------------------------------------------------------------------------------------
 def votes(*names: str) -> dict[str, Any]:
-    lost = (("db1", MemberVote(True, why="no answer")),)
-    return {name: stored(Votes(name, lost, 2, 2)) for name in names}
+    lost = (("db1", MemberVote(True, why="no answer", sees=("db2", "db3", "ZooKeeper"))),)
+    return {name: stored(Votes(name, lost)) for name in names}
 
 
 def test_a_loss_that_nobody_acts_on_is_told() -> None:
@@ -188,9 +188,27 @@ def test_a_held_operation() -> None:
     doing = Operation("op-2", OperationKind.FAILOVER, "claimed", "db1", 4, "lost", "c1", held="no proof")
     problem = one(healthy(operation=stored(doing)))
     assert problem.text == "failover op-2 is held in phase claimed: no proof"
-    assert problem.hint == "failoverctl timeline op-2; playbooks/the-fence-is-not-confirmed.md"
+    assert problem.hint == (
+        "failoverctl explain; playbooks/the-fence-is-not-confirmed.md; failoverctl confirm-fenced db1"
+    )
     later = replace(doing, phase="granted", held="it does not take writes")
     assert one(healthy(operation=stored(later))).hint == "failoverctl timeline op-2"
+    fencing = Operation("op-3", OperationKind.FENCE, "opened", "db2", 3, "noise", "ada", held="it is silent")
+    assert one(healthy(operation=stored(fencing))).hint == "failoverctl explain; failoverctl cancel op-3 gives it up"
+
+
+def test_a_fenced_member_is_told_with_the_way_back_and_not_as_one_that_fails_to_stream() -> None:
+    seen = healthy(standby("db2", role=Role.DOWN, streaming=False), policy=Policy(Mode.AUTOMATIC, fenced=("db2",)))
+    problem = one(seen)
+    assert (problem.code, problem.hint) == ("fenced", "failoverctl rejoin db2")
+
+
+def test_a_member_without_a_guardian_has_no_guardian_that_could_be_silent_and_no_gate() -> None:
+    bare = replace(RULES, members=tuple(replace(m, guarded=m.name != "db1") for m in RULES.members))
+    assert not find_problems(healthy(primary(gate="none")), bare, "c1")
+    silent = healthy(members={n: stored(s) for n, s in (("db2", standby("db2")), ("db3", standby("db3")))})
+    told = [p for p in find_problems(silent, bare, "c1") if "db1" in p.text]
+    assert [p.code for p in told] == ["member-unseen"] and "sshd and failover-hostagent on db1" in told[0].hint
 
 
 def test_a_running_operation_is_no_problem_nor_is_what_it_moves() -> None:
