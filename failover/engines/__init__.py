@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from failover.core.model import Member, Position
-from failover.engines.base import LocalEngine, Prober
+from failover.engines.base import LocalEngine, Prober, Rejoiner
 from failover.errors import ConfigurationError
 from failover.settings import ClusterSettings
+
+if TYPE_CHECKING:
+    from failover.engines.postgresql import PostgresLocalEngine
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,22 @@ class Engine:
     local: Callable[[ClusterSettings, str, Path], LocalEngine]  # cluster, own member name, run directory
     prober: Callable[[ClusterSettings, Member], Prober]
     parse_position: Callable[[str], Position]
+    rejoiner: Callable[[ClusterSettings, str, Path], Rejoiner]
+    rewind_faults: Callable[[ClusterSettings, Member, float], tuple[str, ...]]  # budget in s; what stands in a rewind's way
 
 
-def _postgres_local(cluster: ClusterSettings, member: str, run_dir: Path) -> LocalEngine:
+def _postgres_local(cluster: ClusterSettings, member: str, run_dir: Path) -> PostgresLocalEngine:
     from failover.engines.postgresql import PostgresLocalEngine
 
     users = cluster.users
-    return PostgresLocalEngine(
-        cluster.instance, users.operator, users.replication, users.monitor.name, member, run_dir
-    )
+    return PostgresLocalEngine(cluster.instance, users.operator, users.replication, users.monitor.name, member, run_dir)
+
+
+def _postgres_rejoiner(cluster: ClusterSettings, member: str, run_dir: Path) -> Rejoiner:
+    from failover.engines.pg_rejoin import PostgresRejoiner
+
+    users, local = cluster.users, _postgres_local(cluster, member, run_dir)
+    return PostgresRejoiner(cluster.instance, users.replication, users.rewind, member, run_dir, local.session)
 
 
 def _postgres_prober(cluster: ClusterSettings, member: Member) -> Prober:
@@ -41,6 +52,16 @@ def _postgres_prober(cluster: ClusterSettings, member: Member) -> Prober:
     return PostgresProber(member.address, instance.port, monitor.name, monitor.password, instance.database)
 
 
+def _postgres_rewind_faults(cluster: ClusterSettings, member: Member, budget_s: float) -> tuple[str, ...]:
+    from failover.engines.pg_rewindable import rewind_faults
+
+    monitor, rewind, instance = cluster.users.monitor, cluster.users.rewind, cluster.instance
+    where: dict[str, str | int | None] = {
+        "host": member.address, "port": instance.port, "user": monitor.name, "dbname": instance.database,
+    }  # fmt: skip
+    return rewind_faults(where, monitor.password, rewind.name if rewind else None, budget_s)
+
+
 def _postgres_position(text: str) -> Position:
     from failover.engines.lsn import Lsn
 
@@ -48,7 +69,9 @@ def _postgres_position(text: str) -> Position:
 
 
 ENGINES: Mapping[str, Engine] = {
-    "postgresql": Engine("postgresql", _postgres_local, _postgres_prober, _postgres_position),
+    "postgresql": Engine(
+        "postgresql", _postgres_local, _postgres_prober, _postgres_position, _postgres_rejoiner, _postgres_rewind_faults
+    ),
 }
 
 

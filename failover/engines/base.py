@@ -8,8 +8,10 @@ server that cannot be asked raises `Unreachable`, refused credentials raise `Wro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
 from typing import Protocol
 
 from failover.core.model import Position, Role, SyncSet
@@ -19,7 +21,9 @@ from failover.core.model import Position, Role, SyncSet
 class ProbeResult:
     """One look from afar. `alive` is None when it cannot be told (credentials, our own fault).
 
-    `recovering` children (SQLSTATE 57P03) count as alive. `epoch` is that of the newest heartbeat row.
+    `recovering` children (SQLSTATE 57P03) count as alive. `epoch` is that of the newest heartbeat row. `answered_by` says who
+    spoke where `alive` is not True: "host" (its kernel: nothing listens), "server" (a process of the database that let nobody
+    in), "" (silence). It proves that the way there works. `follows` is the host that a standby's receiver is connected to.
     """
 
     alive: bool | None
@@ -30,6 +34,9 @@ class ProbeResult:
     system_identifier: str = ""
     writable: bool = False
     epoch: int | None = None
+    answered_by: str = ""
+    follows: str | None = None
+    streaming: bool = False
 
 
 class Prober(Protocol):
@@ -81,11 +88,15 @@ class ControlState:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where a standby streams from, through the physical slot that the primary keeps for it."""
+    """Where a standby streams from, through the physical slot that the primary keeps for it.
+
+    `slot`: a guardian beside the primary keeps one. Without, the standby has to live with the log that is still there.
+    """
 
     member: str
     address: str
     port: int
+    slot: bool = True
 
 
 class LocalEngine(Protocol):
@@ -142,6 +153,10 @@ class LocalEngine(Protocol):
 
     def checkpoint(self, budget_s: float) -> None: ...
 
+    def rewind_ready(self, position: Position) -> bool:
+        """True if a checkpoint of the history that `position` is on is in this server's files: others may be rewound to it."""
+        ...
+
     # --- files and processes, whether it runs or not ------------------------------------------------------------
     def control_state(self) -> ControlState:
         """Read the control file. Raises Corrupt if there is no database there."""
@@ -169,4 +184,78 @@ class LocalEngine(Protocol):
 
     def stop_signal(self, mode: str) -> int:
         """Signal number for the main process; mode is "fast" or "immediate"."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a long work is given: when to end early (its child processes ended, nothing more touched), and whom to tell.
+
+    `told` hears short words for people, "42 %". `lock` is a descriptor that child processes inherit: whoever waits for that
+    lock waits for them too, should their guardian die.
+    """
+
+    stop: Event
+    told: Callable[[str], None]
+    lock: int | None = None
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The log that a member has and the granted one does not: after `diverged_at`, up to `end`, `size_bytes` of files."""
+
+    diverged_at: Position
+    end: Position
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """What is in a tail: the commits a user would miss. `lines` are the first hundred, oldest first; `tables` counts rows.
+
+    The product's own rows (heartbeats) and the server's own (statistics) are nobody's loss and are left out. `unread` says up
+    to where the log could be read, if not to its end.
+    """
+
+    commits: int = 0
+    lines: tuple[str, ...] = ()
+    tables: tuple[tuple[str, int], ...] = ()
+    unread: str = ""
+
+
+class Rejoiner(Protocol):
+    """Brings a database back that cannot simply follow. Everything here may take hours and ends early on `Work.stop`.
+
+    Raises Refused (a rule, nothing was touched), Unreachable (not begun), Unknown (it may be half done, or was stopped).
+    """
+
+    def obstacle(self) -> str | None:
+        """Why `rewind` cannot be tried on this host as it is configured, in words; None if it can."""
+        ...
+
+    def tail(self, mine: Position, theirs: Position) -> Tail:
+        """What `mine` has and `theirs` does not. Raises Refused if they share no history or the log is not there any more."""
+        ...
+
+    def save(self, tail: Tail, into: Path, work: Work) -> Discarded:
+        """Copy the tail's log into the folder `into` and list its commits in `commits.txt` there, durably.
+
+        Tables have names only while the database runs.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Remove what a rewind or a copy has put aside: when it is through, and before a new one begins."""
+        ...
+
+    def rewind(self, source: Upstream, work: Work) -> None:
+        """Make the *stopped* database a copy of `source` as of now, keeping what both share, and its own configuration.
+
+        Repeatable after an interruption, as long as nothing was forgotten. Its first start must follow `source`: it is
+        consistent only with log that is still to come.
+        """
+        ...
+
+    def copy(self, source: Upstream, into: Path, work: Work) -> None:
+        """A whole copy of `source` in the empty directory `into`, ready to be started as a standby, isolated."""
         ...

@@ -98,6 +98,30 @@ class Lsn:
             return 0
         return other.offset - self.offset if other.covers(self) else None
 
+    def fork(self, other: Lsn) -> Lsn | None:
+        """The last point that both histories share, or None if they share nothing."""
+        shared: Lsn | None = None
+        for number, ((mine, left), (theirs, reached)) in enumerate(zip(self._path, other._path, strict=False)):
+            if mine != theirs:
+                break
+            shared = Lsn(mine, min(left, reached), self.switches[:number])
+            if left != reached:
+                break
+        return shared
+
+    def since(self, fork: Lsn) -> tuple[tuple[int, int, int], ...]:
+        """The log after `fork`, which lies on this history, as (timeline, first byte, byte after the last) each."""
+        begins, pieces = fork.offset, []
+        for timeline, end in self._path[len(fork.switches) :]:
+            if end > begins:
+                pieces.append((timeline, begins, end))
+            begins = end
+        return tuple(pieces)
+
+    @property
+    def _path(self) -> Switches:
+        return (*self.switches, (self.timeline, self.offset))
+
     def _agrees_with(self, other: Lsn) -> bool:
         mine = dict(self.switches)
         return all(mine.get(tli, left) == left for tli, left in other.switches)

@@ -45,6 +45,9 @@ _CONNECT_TEXTS = (
     ("permission denied for database", "42501"),
     ("does not exist", "28000"),
 )
+_CONNECTING = "connecting"
+_ASKING_FOR_TLS = 7  # libpq's CONNECTION_SSL_STARTUP; psycopg2 has no names for these
+_LOGGING_IN = (4, 5, 6)  # CONNECTION_AWAITING_RESPONSE, CONNECTION_AUTH_OK, CONNECTION_SETENV
 _LOST_CODES = ("57014", "57P01", "57P02", "57P03")
 
 
@@ -56,6 +59,14 @@ class Full(Unreachable):
     """The server is alive and has no connection left for us: SQLSTATE 53300."""
 
 
+class Closed(Unreachable):
+    """Nothing listens there, and the host's kernel says so: the host and the way to it are well."""
+
+
+class LoginHangs(Unknown):
+    """A process of the server answered the first message and did not let us in in time: starved, or behind a lock."""
+
+
 class OwnFault(Unreachable):
     """This host could not even try (no descriptor, no memory): says nothing about the server."""
 
@@ -63,18 +74,20 @@ class OwnFault(Unreachable):
 class Session:
     """One connection that must be done by `deadline_s` (CLOCK_BOOTTIME). A context manager; belongs to one thread.
 
-    Opening raises Unreachable (Starting, Full), WrongCredentials, or Unknown at the deadline. `parameters` are libpq's.
+    Opening raises Unreachable (Starting, Full, Closed), WrongCredentials, or Unknown (LoginHangs) at the deadline.
+    `parameters` are libpq's.
     """
 
     def __init__(self, parameters: Mapping[str, str | int | None], deadline_s: float) -> None:
         self.deadline_s = deadline_s
+        self._asked_for_tls = False
         given: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
         try:
             self._connection = psycopg2.connect(async_=1, gssencmode="disable", **given)
         except psycopg2.Error as error:
             raise _connect_error(error) from error
         try:
-            self._wait("connecting")
+            self._wait(_CONNECTING)
         except psycopg2.Error as error:
             self.close()
             raise _connect_error(error) from error
@@ -122,10 +135,19 @@ class Session:
     def _wait(self, doing: str) -> None:
         while (state := self._connection.poll()) != extensions.POLL_OK:
             left_s = self.left_s
+            self._asked_for_tls |= self._connection.info.status == _ASKING_FOR_TLS
             events = select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
             if left_s <= 0 or not _ready(self._connection.fileno(), events, left_s):
+                hangs = doing == _CONNECTING and self._let_in_by_nobody()
                 self.close()
+                if hangs:
+                    raise LoginHangs("PostgreSQL took the connection, but the login did not finish in time")
                 raise Unknown(f"PostgreSQL gave no answer in time ({doing})")
+
+    def _let_in_by_nobody(self) -> bool:
+        """The question for TLS, which libpq asks first, is answered by the process forked for us. Without that question
+        (sslmode=disable) silence after a kernel's accept looks the same as a hung login, and is called silence."""
+        return self._asked_for_tls and self._connection.info.status in _LOGGING_IN
 
 
 def _ready(descriptor: int, events: int, timeout_s: float) -> bool:
@@ -148,6 +170,8 @@ def _connect_error(error: psycopg2.Error) -> Unreachable | WrongCredentials:
         return Full(f"PostgreSQL has no connection left: {text}")
     if code in _CREDENTIALS:
         return WrongCredentials(f"PostgreSQL refused our account: {text}")
+    if "Connection refused" in text:  # the C library's words: this process sets no locale for messages
+        return Closed(f"PostgreSQL does not listen: {text}")
     if "could not create socket" in text or "Too many open files" in text:
         return OwnFault(f"this host cannot open a connection: {text}")
     return Unreachable(f"PostgreSQL cannot be reached: {text}")

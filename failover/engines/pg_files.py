@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from failover.engines.lsn import Lsn, Switches, parse_offset, parse_timeline
-from failover.errors import Corrupt, Unknown, Unreachable
+from failover.errors import Corrupt, Refused, Unknown, Unreachable
+from failover.settings import Account
 
 _TOOL_S = 10.0
 _CLEAN_PRIMARY = "shut down"
@@ -190,6 +191,28 @@ def write_owned(path: Path, text: str, os_user: str) -> bool:
     os.replace(draft, path)
     sync_directory(path.parent)
     return True
+
+
+def write_passfile(path: Path, account: Account, os_user: str) -> bool:
+    """The account's password where only `os_user` may read it, for libpq. False, and no file, if it has none."""
+    password = account.password()
+    if password is not None:
+        user, word = (x.replace("\\", "\\\\").replace(":", "\\:") for x in (account.name, password))
+        write_owned(path, f"*:*:*:{user}:{word}\n", os_user)
+    return password is not None
+
+
+def config_outside(data_dir: Path) -> Path | None:
+    """With Debian's layout the configuration lies in /etc and must be named; None if it is in the data directory.
+
+    Raises Refused if it is nowhere.
+    """
+    if (data_dir / "postgresql.conf").exists():
+        return None
+    config = Path("/etc/postgresql", *data_dir.parts[-2:], "postgresql.conf")
+    if not config.exists():
+        raise Refused(f"no postgresql.conf for {data_dir}")
+    return config
 
 
 def sync_directory(path: Path) -> None:

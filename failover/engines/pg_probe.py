@@ -10,7 +10,7 @@ from failover.core.model import Role
 from failover.engines import pg_statements
 from failover.engines.base import ProbeResult
 from failover.engines.lsn import Lsn, parse_offset
-from failover.engines.pg_connection import Full, OwnFault, Row, Session, Starting
+from failover.engines.pg_connection import Closed, Full, LoginHangs, OwnFault, Row, Session, Starting
 from failover.errors import ConfigurationError, Refused, Unknown, Unreachable, WrongCredentials
 
 APPLICATION = "failover probe"
@@ -83,7 +83,8 @@ class PostgresProber:
 
     def _open(self, deadline_s: float) -> Session:
         timeout_ms = max(1, int((deadline_s - boottime_s()) * 1000))
-        options = f"-c search_path=pg_catalog -c statement_timeout={timeout_ms}"
+        # A server that says "your lock is not free" in half the time is alive; one that we stop waiting for looks dead.
+        options = f"-c search_path=pg_catalog -c statement_timeout={timeout_ms} -c lock_timeout={max(1, timeout_ms // 2)}"
         return Session({**self._parameters, "password": self._password(), "options": options}, deadline_s)
 
 
@@ -102,17 +103,21 @@ def _judged(look: Callable[[float], ProbeResult], deadline_s: float) -> ProbeRes
     except (Full, Refused) as error:
         return ProbeResult(True, Role.UNKNOWN, str(error), 0.0)
     except WrongCredentials as error:
-        return ProbeResult(None, Role.UNKNOWN, f"credentials refused: {error}", 0.0)
+        return ProbeResult(None, Role.UNKNOWN, f"credentials refused: {error}", 0.0, answered_by="server")
     except (OwnFault, ConfigurationError) as error:
         return ProbeResult(None, Role.UNKNOWN, f"cannot probe: {error}", 0.0)
+    except LoginHangs as error:
+        return ProbeResult(False, Role.UNKNOWN, str(error), 0.0, answered_by="server")
+    except Closed as error:
+        return ProbeResult(False, Role.UNKNOWN, str(error), 0.0, answered_by="host")
     except (Unknown, Unreachable) as error:
         return ProbeResult(False, Role.UNKNOWN, str(error), 0.0)
 
 
 def _look(session: Session) -> ProbeResult:
     facts = session.run(pg_statements.LOOK)[0]
-    standby, read_only, system_identifier, timeline, offset, has_heartbeat = facts
-    newest: list[Row] = session.run(pg_statements.NEWEST_HEARTBEAT) if has_heartbeat else []
+    standby, read_only, system_identifier, timeline, offset, has_heartbeat, follows, streaming = facts
+    newest = _newest_heartbeat(session) if has_heartbeat else []
     role = Role.STANDBY if standby else Role.PRIMARY
     return ProbeResult(
         alive=True,
@@ -123,4 +128,14 @@ def _look(session: Session) -> ProbeResult:
         system_identifier=system_identifier,
         writable=not standby and not read_only,
         epoch=newest[0][0] if newest else None,
+        follows=follows,
+        streaming=bool(streaming),
     )
+
+
+def _newest_heartbeat(session: Session) -> list[Row]:
+    """Nothing if somebody has locked the table: the server that says so is alive, and its other answers count."""
+    try:
+        return session.run(pg_statements.NEWEST_HEARTBEAT)
+    except Refused:
+        return []

@@ -78,8 +78,27 @@ SELECT pid FROM pg_stat_replication
  WHERE sync_priority > 0 AND lower(application_name) NOT IN (SELECT lower(name) FROM unnest(%s::text[]) AS name)
 """
 
+# What a file in the log is: schema, table, kind. 0 stands for the database's own tablespace.
+TABLE_OF_FILE = """
+SELECT n.nspname, c.relname, c.relkind::text
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.oid = pg_filenode_relation(%s, %s)
+"""
+DATABASE_NAME = "SELECT datname FROM pg_database WHERE oid = %s AND datallowconn"
+
 CHECKPOINTER = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
 WAIT_OF = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+
+# What pg_rewind needs of a server, and the functions that its account must be allowed to execute there.
+REWIND_SETTINGS = """
+SELECT current_setting('wal_log_hints'), current_setting('data_checksums'), current_setting('full_page_writes'),
+       to_regrole(quote_ident(%s)) IS NOT NULL
+"""
+REWIND_FUNCTIONS = """
+SELECT split_part(f, '(', 1) FROM unnest(ARRAY['pg_ls_dir(text, boolean, boolean)', 'pg_stat_file(text, boolean)',
+       'pg_read_binary_file(text)', 'pg_read_binary_file(text, bigint, bigint, boolean)']) AS f
+ WHERE NOT has_function_privilege(%s, 'pg_catalog.' || f, 'EXECUTE') GROUP BY 1 ORDER BY 1
+"""
 
 # For the monitor account: GREATEST skips a NULL; the receiver's timeline shows only to members of pg_read_all_stats.
 LOOK = """
@@ -92,5 +111,7 @@ SELECT pg_is_in_recovery(),
             ELSE pg_current_wal_flush_lsn() END::text,
        EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'failover' AND c.relname = 'heartbeat'
-                  AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+                  AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')),
+       (SELECT sender_host FROM pg_stat_wal_receiver),
+       (SELECT status = 'streaming' FROM pg_stat_wal_receiver)
 """

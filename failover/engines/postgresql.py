@@ -158,7 +158,7 @@ class PostgresLocalEngine:
         self._write_passfile()
         wanted = {
             "primary_conninfo": self._conninfo(upstream),
-            "primary_slot_name": slot_name(self._member),
+            "primary_slot_name": slot_name(self._member) if upstream.slot else "",
             "wal_retrieve_retry_interval": _RETRY_INTERVAL,
         }
         if self.main_pid() is None:
@@ -203,6 +203,16 @@ class PostgresLocalEngine:
         with self._session(boottime_s() + budget_s) as session:
             session.run("CHECKPOINT")
 
+    def rewind_ready(self, position: object) -> bool:
+        """pg_rewind reads the source's timeline from its control file, which only a checkpoint brings up to date: before
+        that it says "no rewind required" and leaves a database that is neither the old one nor the new one."""
+        control = pg_files.read_control(self._instance.bin_dir, self._instance.data_dir)
+        return isinstance(position, Lsn) and control.checkpoint.timeline == position.timeline
+
+    def session(self, database: str, deadline_s: float) -> Session:
+        """The operator's, to any database of this server."""
+        return self._session(deadline_s, database=database)
+
     # --- files and processes, whether it runs or not ------------------------------------------------------------
 
     def control_state(self) -> ControlState:
@@ -215,6 +225,9 @@ class PostgresLocalEngine:
         return state.role is Role.STANDBY and isinstance(position, Lsn) and state.position.covers(position)
 
     def arm_standby(self) -> None:
+        """Nothing where there is no database: an emptied directory must go on to look empty."""
+        if not (self._instance.data_dir / "global/pg_control").exists():
+            return
         pg_files.write_owned(self._instance.data_dir / "standby.signal", "", self._instance.os_user)
 
     def isolate(self) -> None:
@@ -224,22 +237,17 @@ class PostgresLocalEngine:
         return pg_files.main_pid(self._instance.data_dir, self._instance.bin_dir)
 
     def start_command(self) -> tuple[str, ...]:
-        """With Debian's layout the configuration lies in /etc and must be named."""
         data_dir = self._instance.data_dir
         command = (str(self._instance.bin_dir / "postgres"), "-D", str(data_dir))
-        if (data_dir / "postgresql.conf").exists():
-            return command
-        config = Path("/etc/postgresql", *data_dir.parts[-2:], "postgresql.conf")
-        if not config.exists():
-            raise Refused(f"no postgresql.conf for {data_dir}")
-        return (*command, "-c", f"config_file={config}")
+        config = pg_files.config_outside(data_dir)
+        return command if config is None else (*command, "-c", f"config_file={config}")
 
     def stop_signal(self, mode: str) -> int:
         return {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode]
 
     # --- how -----------------------------------------------------------------------------------------------------
 
-    def _session(self, deadline_s: float, replication: str | None = None) -> Session:
+    def _session(self, deadline_s: float, replication: str | None = None, database: str | None = None) -> Session:
         left_ms = max(1, int((deadline_s - boottime_s()) * 1000))
         # statement_timeout: what we gave up on must not pile up in the server.
         options = f"-c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout={left_ms}"
@@ -248,7 +256,7 @@ class PostgresLocalEngine:
             "port": self._instance.port,
             "user": self._operator.name,
             "password": self._operator.password(),
-            "dbname": self._instance.database,
+            "dbname": database or self._instance.database,
             "application_name": APPLICATION,
             "options": options,
             "replication": replication,
@@ -361,10 +369,7 @@ class PostgresLocalEngine:
         )
 
     def _write_passfile(self) -> None:
-        password = self._replication.password()
-        if password is not None:
-            user, word = (x.replace("\\", "\\\\").replace(":", "\\:") for x in (self._replication.name, password))
-            pg_files.write_owned(self._passfile, f"*:*:*:{user}:{word}\n", self._instance.os_user)
+        pg_files.write_passfile(self._passfile, self._replication, self._instance.os_user)
 
 
 def slot_name(member: str) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from failover.core.model import RejoinWay
+from failover.core.rejoin import Data
+
 
 @dataclass(frozen=True)
 class GateState:
@@ -148,7 +151,9 @@ class Durable:
     """What a guardian remembers across restarts. `closed`: no opening under an epoch <= this. `frozen`/`frozen_against`:
     the claim this standby is sealed for and the old primary's address. `highest`: the greatest epoch ever seen. `followed`: the
     latest epoch whose primary this member followed, its log being part of that primary's. `wrote`: the
-    latest epoch under which this member may have taken writes, stored before it could.
+    latest epoch under which this member may have taken writes, stored before it could. `home`: the file system that held the
+    data when all was well. `rejoined`: the last consent to a rejoin that was used. `stopped`: a member
+    without a guardian was fenced, and nobody starts it until a person releases it.
     """
 
     closed: int = 0
@@ -158,6 +163,22 @@ class Durable:
     released: bool = False
     followed: int = 0
     wrote: int = 0
+    stopped: bool = False
+    home: str = ""
+    rejoined: str = ""
+
+
+@dataclass(frozen=True)
+class RejoinState:
+    """What the duty table is told. `startable`: the data directory is whole and nobody is about to change it."""
+
+    data: Data = Data.HERE
+    doubt: str = ""
+    unfinished: RejoinWay | None = None
+    startable: bool = True
+    failed: str | None = None
+    obstacle: str | None = None
+    ready: bool = False
 
 
 class StateFile(Protocol):

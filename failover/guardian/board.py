@@ -15,9 +15,10 @@ from failover.core.duty import LocalFacts
 from failover.core.lease import LeaseState, LeaseTimes
 from failover.core.model import Grant, Member, MemberStatus, Operation, Policy, Position, Receipt, Role, Stored, SyncSet
 from failover.core.plan import Kind
+from failover.core.rejoin import RejoinFacts
 from failover.engines.base import LocalState
 from failover.errors import Corrupt
-from failover.guardian.base import Durable
+from failover.guardian.base import Durable, RejoinState
 
 NOT_IN_VIEW = 2**62
 
@@ -26,13 +27,16 @@ NOT_IN_VIEW = 2**62
 class Own:
     """What only this process can know about itself.
 
-    `served`: the newest epoch under which it opened the port to writers. `sealed_for`: the claim it has reported for.
+    `served`: the newest epoch under which it opened the port to writers. `sealed_for`: the claim it has reported for, and
+    whether that report could say *quiet*.
     `fencing`: the epoch being closed right now, before the disk has it. `armed`: the next start is a standby's.
+    `rewind_ready`: the epoch under which its first checkpoint was seen on the disk.
     `rejoin`: why the member is not a standby in good standing, `failed`: the duty that does not succeed, both for people.
     """
 
     served: int = 0
     sealed_for: int = 0
+    sealed_quiet: bool = False
     handover_operation: str | None = None
     handover_since_s: float | None = None
     stopping: bool = False
@@ -44,6 +48,7 @@ class Own:
     applied_at: str | None = None
     heartbeat_fails: int = 0
     rejoin: str | None = None
+    rewind_ready: int = 0
     failed: str | None = None
     says: str = "starting"
 
@@ -57,6 +62,8 @@ class Identity:
     times: LeaseTimes
     switchover_deadline_s: float
     fresh_s: float  # a finding older than this is not known any more
+    wait_s: float = 0.0  # W: a guardian that started less than this ago counts as having pledged just before
+    rejoin_automatic: bool = False
 
 
 class Board:
@@ -65,6 +72,7 @@ class Board:
     def __init__(self, identity: Identity, parse: Callable[[str], Position]) -> None:
         self.identity = identity
         self.wake = threading.Event()
+        self._began_s = boottime_s()
         self._parse = parse
         self._lock = threading.Lock()
         self._own = Own()
@@ -72,10 +80,13 @@ class Board:
         self._local: tuple[LocalState | None, float, bool] = (None, 0.0, False)
         self._lease: Callable[[], LeaseState] = LeaseState
         self._durable: Callable[[], Durable] = Durable
+        self._rejoin: Callable[[], RejoinState] = RejoinState
 
-    def bind(self, lease: Callable[[], LeaseState], durable: Callable[[], Durable]) -> None:
-        """Where the lease state and what is remembered across restarts are read from."""
-        self._lease, self._durable = lease, durable
+    def bind(
+        self, lease: Callable[[], LeaseState], durable: Callable[[], Durable], rejoin: Callable[[], RejoinState] = RejoinState
+    ) -> None:
+        """Where the lease state, what is remembered across restarts and what is on the disk are read from."""
+        self._lease, self._durable, self._rejoin = lease, durable, rejoin
 
     def found(self, local: LocalState | None, running: bool) -> None:
         """The database answered (or did not, None) and its main process runs or does not."""
@@ -143,6 +154,10 @@ class Board:
             raise Corrupt(f"{member} is not a member in this host's configuration")
         return address
 
+    def is_guarded(self, member: str) -> bool:
+        """Is a guardian configured beside this member?"""
+        return any(m.name == member and m.guarded for m in self.identity.members)
+
     def facts(self) -> LocalFacts:
         """Everything a duty is judged on, frozen now."""
         local, own, records, identity = self.local, self.own, self.records, self.identity
@@ -161,6 +176,21 @@ class Board:
             own.sealed_for,
             own.served, durable.released,
             own.handover_since_s, own.handover_operation,
+            quiet=boottime_s() - self._began_s >= identity.wait_s, sealed_quiet=own.sealed_quiet,
+            rejoin=self._rejoin_facts(records, grant, policy, durable),
+        )  # fmt: skip
+
+    def _rejoin_facts(
+        self, records: Records, grant: Stored[Grant] | None, policy: Stored[Policy] | None, durable: Durable
+    ) -> RejoinFacts:
+        me, state = self.identity.me, self._rejoin()
+        orders = policy.value.rejoin if policy else ()
+        order = next((o.way for o in orders if o.member == me and o.request != durable.rejoined), None)
+        primary = records.all(Kind.MEMBER).get(grant.value.member) if grant and grant.value.member else None
+        writable = primary is not None and grant is not None and _serves(primary.value, grant.value)
+        return RejoinFacts(
+            self.identity.rejoin_automatic, order, writable and primary is not None and primary.value.rewind_ready, writable,
+            state.data, state.doubt, state.unfinished, state.startable, state.failed, state.obstacle,
         )  # fmt: skip
 
     def _receipted(self, records: Records) -> int:
@@ -173,9 +203,14 @@ class Board:
             return None
         stored: Stored[MemberStatus] | None = records.all(Kind.MEMBER).get(grant.value.member)
         status = stored.value if stored else None
-        wrote = status is not None and status.writable and status.epoch >= grant.value.epoch
+        wrote = status is not None and _serves(status, grant.value)
         text = status.position if wrote and status else grant.value.minimum_position
         try:
             return self._parse(text) if text else None
         except Corrupt:
             return None
+
+
+def _serves(status: MemberStatus, grant: Grant) -> bool:
+    """It takes writes under this grant or a later one, by its own word."""
+    return status.writable and status.epoch >= grant.epoch

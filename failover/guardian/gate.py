@@ -177,6 +177,12 @@ class KernelGate:
             repaired, self._repaired = self._repaired, False
             return replace(listing.state(), repaired=repaired)
 
+    def look(self) -> GateState:
+        """Looks and changes nothing: for whoever asks where no guardian runs."""
+        with self._lock:
+            listing = self._look()
+            return _NO_TABLE if listing is None else listing.state()
+
     def cut_sessions(self) -> int:
         return cut_sessions(self._guarded)
 

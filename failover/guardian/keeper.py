@@ -61,7 +61,9 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._state = LeaseState()
         self._serving = 0
+        self._told_released: int | None = None
         self._generation = 0
+        self._late = False
         self._alarm: str | None = None
         self._alarm_at_s = 0.0
         self.wake = threading.Event()
@@ -75,6 +77,13 @@ class LeaseKeeper:
     def alarm(self) -> str | None:
         """Something a person should see about the gate, or None. It stays in view for a while after it was mended."""
         return self._alarm if boottime_s() - self._alarm_at_s < ALARM_KEPT_S else None
+
+    @property
+    def late(self) -> bool:
+        """The last renewal failed and the lease still runs: the next one should not wait for a whole period."""
+        with self._lock:
+            deadline_s = self._state.deadline_s
+            return self._late and deadline_s is not None and boottime_s() < deadline_s
 
     def open(self, epoch: int) -> bool:
         """The database takes writes under `epoch`: let clients through, now and at every further acknowledgement."""
@@ -94,6 +103,8 @@ class LeaseKeeper:
             self._generation += 1
             self._state = LeaseState()
             self._serving = 0
+            self._told_released = None
+        self.wake.set()
 
     def suspend(self, closes: int | None) -> None:
         """Shut the gate now. `closes` ends epochs for good; None leaves them provable again by a *new* renewal (G4, R4)."""
@@ -107,7 +118,10 @@ class LeaseKeeper:
         """One look: whatever ticket is due now."""
         facts = self._facts()
         try:
-            if facts.released or facts.policy is None or facts.grant is None or facts.policy.value.mode.value == "observe":
+            if facts.policy is None or facts.grant is None or facts.policy.value.mode.value == "observe":
+                return
+            if facts.released:
+                self._tell_released(facts, facts.grant)
                 return
             may_hold = facts.paused and facts.mine and facts.served == facts.epoch and not facts.handing_over
             if may_hold and self._hold_untimed(facts, facts.grant):
@@ -168,8 +182,10 @@ class LeaseKeeper:
             self._look_again(lost)
             return
         except (Unknown, Unreachable) as error:
-            log.warning("renewal not acknowledged: %s", error)
+            log.log(logging.DEBUG if self._late else logging.WARNING, "renewal not acknowledged: %s", error)
+            self._late = True
             return
+        self._late = False
         with self._lock:
             if generation != self._generation:
                 return  # shut in the meantime: an acknowledgement of before is not a word of now
@@ -202,6 +218,16 @@ class LeaseKeeper:
             self._gate.switch(ticket)
             self._state = self._state.without_end(ticket)
             return True
+
+    def _tell_released(self, facts: LocalFacts, grant: Stored[Grant]) -> None:
+        """Opened by hand: say so where the clock is read, or W would be taken for evidence against an open port."""
+        if not facts.mine or self._told_released == grant.version:
+            return
+        try:
+            self._pinned.commit_any(self._ledger.ops(self._lease_writes(grant, untimed=True)), self._settings.times.attempt_s)
+            self._told_released = grant.version
+        except (LostRace, Unknown, Unreachable) as error:
+            log.warning("the release is not recorded: %s", error)
 
     def _let_readers_in(self) -> None:
         ticket, lifetime_s = self._tickets.next(), self._settings.times.lease_s

@@ -87,6 +87,7 @@ class Reporter:
             applied_at=own.applied_at if own.served else None,
             paused_replay=bool(local and local.replay_paused),
             rejoin=own.rejoin,
+            rewind_ready=writable and own.rewind_ready == facts.epoch,
             problems=tuple(text for text in (self._trouble, self._board.foreign, own.failed, self._keeper.alarm) if text),
             guardian=duty(facts).says,
         )

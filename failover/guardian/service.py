@@ -24,6 +24,7 @@ from failover.guardian.ruleset_watch import RulesetWatch
 from failover.guardian.warden import Warden
 
 log = logging.getLogger("failover.guardian")
+HURRY_S = 0.1  # between renewals while one is overdue: a link may be back at any moment
 AFTER_ERROR_S = 0.2  # a duty that failed is tried again, but not as fast as the machine can
 DRAIN_LOOK_S = 0.02  # a switchover's target: its position decides when the grant may be claimed
 BUSY_LOOK_S = 0.1  # while an operation runs
@@ -89,10 +90,12 @@ class Guardian:
     def stop(self) -> None:
         """Renew once more and let go at once: the kernel's ticket then runs as long as it can, and a restart does not demote.
 
-        Nothing is waited for: every write of ours is one transaction, and whoever comes next looks at what is there.
+        Nothing is waited for but the end of a copy's or a rewind's own processes: every write of ours is one transaction, and
+        whoever comes next looks at what is there.
         """
         self._parts.keeper.step()
         self._stop.set()
+        self._parts.warden.stop()
 
     # --- loops ------------------------------------------------------------------------------------------------------
     def _guarded(self, name: str, loop: Callable[[], None]) -> None:
@@ -145,7 +148,8 @@ class Guardian:
             parts.keeper.step()
             if parts.keeper.state.deadline_s is not None:
                 parts.board.wake.set()
-            parts.keeper.wake.wait(max(0.01, parts.renew_s - (boottime_s() - began_s)))
+            pause_s = HURRY_S if parts.keeper.late else parts.renew_s - (boottime_s() - began_s)
+            parts.keeper.wake.wait(max(0.01, pause_s))
 
     def _watch_ruleset(self) -> None:
         """A flushed table is an open port: the keeper puts it back at once, not only at the next renewal (G3)."""

@@ -80,7 +80,7 @@ class SlotStateFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._guard = threading.Lock()
-        self._lock_fd = _hold(path.with_name(path.name + ".lock"))
+        self._lock_fd = _hold(lock_path(path))
         try:
             self._fd = _open(path)
         except BaseException:
@@ -147,6 +147,26 @@ class SlotStateFile:
         if not found:
             raise Corrupt(f"both slots of {self.path} are unreadable: what this host promised is not known")
         return max(found, key=lambda entry: entry[0])
+
+
+def peek(path: Path) -> Durable:
+    """What the state file says, without holding it: to look only. One that was never made says nothing yet. Raises Corrupt."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return Durable()
+    except OSError as error:
+        raise Corrupt(f"cannot read {path}: {error.strerror}") from error
+    slots = [decode_slot(raw[at : at + SLOT_BYTES]) for at in range(0, SLOT_BYTES * _SLOTS, SLOT_BYTES)]
+    found = [slot for slot in slots if slot is not None]
+    if not found:
+        raise Corrupt(f"both slots of {path} are unreadable: what this host promised is not known")
+    return max(found, key=lambda slot: slot[0])[1]
+
+
+def lock_path(path: Path) -> Path:
+    """The lock beside a state file."""
+    return path.with_name(path.name + ".lock")
 
 
 def _only_forward(old: Durable, new: Durable) -> None:

@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from failover.clock import boottime_s
 from failover.coordination.base import LostRace
 from failover.coordination.ledger import Ledger
-from failover.core.duty import Duty, LocalFacts, duty
-from failover.core.model import Grant, Handover, Position, Receipt, Role, Seal, SyncSet
+from failover.core.duty import Duty, LocalFacts, duty, free_to_rejoin
+from failover.core.model import Grant, Handover, Position, Receipt, RejoinWay, Role, Seal, SyncSet
 from failover.core.plan import Create, Key, Kind, Swap
+from failover.core.rejoin import held_because
 from failover.engines.base import LocalEngine, Upstream
 from failover.errors import FailoverError, Refused, Unknown
 from failover.guardian.base import Instance, Sealer, Vip
 from failover.guardian.board import Board
+from failover.guardian.checkpointer import Checkpointer
 from failover.guardian.fencer import Fencer, Memory
 from failover.guardian.keeper import LeaseKeeper
+from failover.guardian.rejoin import Rejoining
 
 log = logging.getLogger("failover.guardian.warden")
 COMMIT_S = 1.0
@@ -45,6 +48,7 @@ class Hands:
     keeper: LeaseKeeper
     memory: Memory
     port: int
+    rejoin: Rejoining
 
 
 class Warden:
@@ -62,15 +66,18 @@ class Warden:
         self._vip_untimed = False
         self._pause = threading.Event()
         self._not_streaming_since_s: float | None = None
+        self._checkpointer = Checkpointer(board, hands.engine)
         self._doers: dict[Duty, Callable[[LocalFacts], None]] = {
             Duty.FENCE: self._fence, Duty.HAND_OVER: self._hand_over, Duty.GIVE_BACK: self._give_back,
             Duty.SOFT_FENCE: self._soft_fence, Duty.START: self._start, Duty.PROMOTE: self._promote,
             Duty.SERVE: self._serve, Duty.SEAL: self._seal, Duty.FOLLOW: self._follow, Duty.STAND_BY: self._stand_by,
+            Duty.REWIND: self._rewind, Duty.RESEED: self._reseed,
             Duty.HOLD: self._hold, Duty.WAIT: self._nothing, Duty.WATCH: self._nothing,
         }  # fmt: skip
 
     def step(self) -> bool:
         """Look once, do the one duty that holds. False if that failed: logged once, and looked at again at the next step."""
+        self._hands.rejoin.look(self._board.running)
         facts = self._board.facts()
         row = duty(facts)
         if row.says != self._said:
@@ -82,6 +89,7 @@ class Warden:
             self._doers[row.duty](facts)
             self._forget_handover(facts)
             self._settle_receipt()
+            self._settle_rejoin()
         except FailoverError as error:
             text = f"{row.duty.value}: {error}"
             if text != self._failed:
@@ -168,19 +176,36 @@ class Warden:
 
     # --- enabling, under my own proof ------------------------------------------------------------------------------
     def _start(self, facts: LocalFacts) -> None:
-        """Always as a standby that receives from nobody; what it may follow is judged when it runs and its log is known."""
+        """Always as a standby that receives from nobody; what it may follow is judged when it runs and its log is known.
+
+        Only after a rejoin it follows the granted member at once: its log is that one's by construction, and a rewound database
+        is consistent only with log that is still to come.
+        """
+        with self._hands.rejoin.hands_off():
+            self._start_whole(facts)
+
+    def _start_whole(self, facts: LocalFacts) -> None:
+        state = self._hands.rejoin.state
+        if not state.startable:
+            raise Unknown(f"the data directory is not whole{f' ({state.doubt})' if state.doubt else ''}")
         self._board.note(stopping=False, armed=False)
         if self._hands.instance.processes().all and not self._hands.instance.kill_all(SQL_S):
             return  # orphans of a dead main process are still there; look again
         if facts.grant is not None:
             self._hands.instance.system_identifier = facts.grant.value.system_identifier or None
         self._hands.engine.isolate()
+        if state.ready and free_to_rejoin(facts):
+            self._thaw()
+            self._hands.engine.follow(self._upstream(facts), SQL_S)
         self._hands.instance.start_standby(START_S)
         self._look()
 
     def _promote(self, facts: LocalFacts) -> None:
         assert facts.grant is not None
-        grant = facts.grant.value
+        with self._hands.rejoin.hands_off():
+            self._promote_under(facts.grant.value)
+
+    def _promote_under(self, grant: Grant) -> None:
         self._hands.sealer.unseal()
         if grant.minimum_position and not self._holds_minimum(grant.minimum_position):
             self._board.note(rejoin="granted, but this member no longer has what it reported")
@@ -192,7 +217,9 @@ class Warden:
         self._hands.engine.promote(sync if sync and sync.names else None, followers, PROMOTE_S)
         self._look()
         self._hands.keeper.open(grant.epoch)
-        self._board.note(served=grant.epoch, sealed_for=0, rejoin=None, applied_at=None, prepared=True)
+        seen = self._board.local  # no row of ours ever came: beside the former primary was no guardian to make the table
+        prepared = seen is not None and seen.heartbeat is not None
+        self._board.note(served=grant.epoch, sealed_for=0, rejoin=None, applied_at=None, prepared=prepared)
         self._tell()
         self._hands.memory.change(frozen=0, frozen_against="")
         log.warning("promoted under epoch %d", grant.epoch)
@@ -216,6 +243,8 @@ class Warden:
             self._hands.engine.ensure_slots([m.name for m in self._board.identity.members if m.name != self._me], SQL_S)
             self._board.note(prepared=True)
         self._keep_sync(facts.grant.value)
+        self._checkpointer.keep(facts)
+        self._hands.rejoin.remember_home()
 
     def _keep_sync(self, grant: Grant) -> None:
         """Step (2) of changing a sync set: apply the newest recorded pair, prove it, and say where the log stood then."""
@@ -277,9 +306,10 @@ class Warden:
         )
         self._hands.sealer.seal(address, self._hands.port)
         position = self._end_of_received_log()
-        self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), quiet=False))
-        self._board.note(sealed_for=facts.epoch)
-        log.info("sealed against %s for epoch %d at %s", claim.old, facts.epoch, position.text())
+        self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), facts.quiet))
+        self._board.note(sealed_for=facts.epoch, sealed_quiet=facts.quiet)
+        says = "quiet" if facts.quiet else "not quiet yet"
+        log.info("sealed against %s for epoch %d at %s, %s", claim.old, facts.epoch, position.text(), says)
         self._hands.engine.stop_receiving(SQL_S)
 
     def _end_of_received_log(self) -> Position:
@@ -296,13 +326,17 @@ class Warden:
         assert facts.grant is not None and facts.grant.value.member is not None
         self._thaw()
         primary = facts.grant.value.member
-        upstream = Upstream(primary, self._board.address_of(primary), self._hands.port)
         self._hands.memory.change(followed=facts.epoch)  # its log was judged to be part of the granted member's
-        self._hands.engine.follow(upstream, SQL_S)
+        self._hands.engine.follow(self._upstream(facts), SQL_S)
         self._hands.engine.ensure_slots((), SQL_S)  # a former primary's slots would hold log back here for ever
         self._board.note(rejoin=None, sealed_for=0)
         log.info("following %s", primary)
         self._look()
+
+    def _upstream(self, facts: LocalFacts) -> Upstream:
+        assert facts.grant is not None and facts.grant.value.member is not None
+        primary = facts.grant.value.member
+        return Upstream(primary, self._board.address_of(primary), self._hands.port, self._board.is_guarded(primary))
 
     def _stand_by(self, facts: LocalFacts) -> None:
         self._thaw()
@@ -310,6 +344,7 @@ class Warden:
             self._hands.memory.change(followed=facts.epoch)
         if self._board.own.rejoin is not None or self._board.own.served:
             self._board.note(rejoin=None, served=0)
+        self._hands.rejoin.settled(facts)
         self._free_a_stuck_replay(facts)
 
     def _free_a_stuck_replay(self, facts: LocalFacts) -> None:
@@ -331,11 +366,33 @@ class Warden:
         if self._hands.memory.now.frozen:
             self._hands.memory.change(frozen=0, frozen_against="")
 
+    def _rewind(self, facts: LocalFacts) -> None:
+        """The work has its own thread; what seals us against its source is in its way."""
+        self._thaw()
+        self._hands.rejoin.work(RejoinWay.REWIND)
+
+    def _reseed(self, facts: LocalFacts) -> None:
+        self._thaw()
+        self._hands.rejoin.work(RejoinWay.RESEED)
+
     def _hold(self, facts: LocalFacts) -> None:
-        if facts.role is Role.STANDBY:
-            self._board.note(
-                rejoin="diverged: it has log that the primary does not have; it needs a rewind or a reseed (playbooks/reseed.md)"
-            )
+        """Say what the return of this member waits for. A standby that a person fenced is stopped."""
+        if facts.fenced_by_hand:
+            self._board.note(rejoin=f"fenced by hand: `failoverctl rejoin {self._me}` brings it back")
+            self._stay_fenced(facts)
+        elif facts.rejoin.failed or not facts.rejoin.startable or facts.role is Role.STANDBY:
+            primary = facts.grant.value.member if facts.grant else None
+            free = free_to_rejoin(facts)
+            self._board.note(rejoin=held_because(facts.rejoin, self._me, primary or "the primary", not free))
+
+    def _stay_fenced(self, facts: LocalFacts) -> None:
+        """Down, in order if it can be, with a receipt for every epoch that is over: the operator's fence waits for both."""
+        if facts.running:
+            self._board.note(stopping=True)
+            self._hands.instance.stop("fast", CHECKPOINT_S)
+        if facts.running or facts.receipted < facts.epoch - 1:
+            self._hands.fencer.fence(facts.epoch - 1, "fenced by hand")
+            self._look()
 
     def _nothing(self, facts: LocalFacts) -> None:
         """Waiting and watching need no hands."""
@@ -348,6 +405,20 @@ class Warden:
     def _settle_receipt(self) -> None:
         """The mailbox must hold what this host has proved; written until it is seen there."""
         self.post_receipt(self._hands.fencer.owed())
+
+    def _settle_rejoin(self) -> None:
+        """What became of the last rejoin; written until it is seen there."""
+        owed, stored = self._hands.rejoin.owed(), self._board.records.all(Kind.REJOIN).get(self._me)
+        if owed is not None and (stored is None or stored.value != owed):
+            self._put(Key(Kind.REJOIN, self._me), owed)
+
+    def stop(self) -> None:
+        """End what runs beside the loop; the next guardian goes on with it."""
+        self._hands.rejoin.stop()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until a checkpoint that is being made is made."""
+        self._checkpointer.wait(timeout_s)
 
     def post_receipt(self, owed: Receipt) -> None:
         stored = self._board.records.all(Kind.RECEIPT).get(self._me)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import pytest
 from failover.actuators.base import Actuator
 from failover.actuators.dns import Rfc2136Dns
 from failover.actuators.fencing import SshFencing
+from failover.actuators.stonith import Answers, CommandStonith, first_answer
 from failover.actuators.vip import OLD_HOST_S, SshVip
 from failover.clock import boottime_s
-from failover.core.plan import Fence, MoveVip, SwitchDns
+from failover.core.plan import Fence, MoveVip, Stonith, SwitchDns
 from failover.errors import Refused, Unknown, Unreachable, WrongCredentials
 from failover.remote.ssh import Agents
 from failover.settings import VipSettings
@@ -286,3 +288,146 @@ def _another_host_key(host: Sshd, agents: Agents, name: str) -> None:
 
 def _discard(result: object) -> None:
     """For a lambda that is called for its effect."""
+
+
+# --- STONITH: the operator's own command, real scripts ---------------------------------------------------------------------
+OFF = Stonith("db1", "op-1")
+ADDRESSES = {"db1": "192.0.2.11", "db2": "192.0.2.12"}
+
+
+def silent(member: str, budget_s: float) -> str | None:
+    """Nothing answers at any host."""
+    return None
+
+
+def command(folder: Path, script: str, answers: Answers = silent, *words: str) -> CommandStonith:
+    """A power switch that does what `script` says; its calls and environment are in `folder`/calls and /env."""
+    program = folder / "fence"
+    program.write_text(f'#!/bin/sh\nfolder={folder}\necho "$@" >> $folder/calls\nenv > $folder/env\n{script}\n')
+    program.chmod(0o755)
+    return CommandStonith((str(program), *words), "orders", ADDRESSES, answers)
+
+
+def living() -> Iterator[int]:
+    """Pids that are more than a zombie."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (folder / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                yield int(folder.name)
+
+
+def group_of(pid: int) -> int | None:
+    with suppress(OSError):
+        return os.getpgid(pid)
+    return None
+
+
+def test_off_counts_when_it_is_read_back_and_nothing_answers(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def nothing(member: str, budget_s: float) -> str | None:
+        asked.append(member)
+        return None
+
+    script = 'case "$2" in off) touch $folder/is_off;; status) [ -e $folder/is_off ] && echo OFF;; esac'
+    switch = command(tmp_path, script, nothing, "--port")
+    evidence = switch.apply(OFF, 10.0)
+    assert (tmp_path / "calls").read_text() == "--port off db1 192.0.2.11\n--port status db1 192.0.2.11\n"
+    assert evidence == "db1: off exit 0, says no state; read back: exit 0, says off; nothing at its host answers"
+    assert asked == ["db1"]
+    assert switch.inspect(OFF, 10.0).there
+
+
+def test_the_command_gets_three_facts_and_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAILOVER_SECRET_OF_OURS", "x")
+    command(tmp_path, "echo off").apply(OFF, 10.0)
+    env = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines())
+    assert {k: v for k, v in env.items() if k.startswith("FAILOVER")} == {
+        "FAILOVER_CLUSTER": "orders", "FAILOVER_MEMBER": "db1", "FAILOVER_ADDRESS": "192.0.2.11",
+    }  # fmt: skip
+    assert set(env) - {"PWD", "SHLVL", "_"} <= {"PATH", "LANG", "FAILOVER_CLUSTER", "FAILOVER_MEMBER", "FAILOVER_ADDRESS"}
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ("echo on", "exit 0, says on"),
+        ("echo unknown", "exit 0, says unknown"),
+        ("true", "exit 0, says no state"),
+        ("echo off; exit 1", "exit 1, says off"),
+        ("echo 'is off'", "exit 0, says no state"),
+        ("echo off; echo on", "exit 0, says no state"),
+        ("echo offline", "exit 0, says no state"),
+        ("printf 'off\\0'", "exit 0, says no state"),
+        ("printf '\\377\\376off'", "exit 0, says no state"),
+        ("echo off; head -c 3000000 /dev/zero", "more than 4096 bytes"),
+        ("echo password=hunter2", "exit 0, says no state"),
+        ("kill -9 $$", "exit -9"),
+    ],
+)
+def test_whatever_else_is_read_back_is_no_proof_and_is_not_repeated(tmp_path: Path, says: str, words: str) -> None:
+    with pytest.raises(Unknown, match="no proof that db1 is off") as caught:
+        command(tmp_path, f'[ "$1" = off ] || {{ {says}; }}').apply(OFF, 10.0)
+    assert words in str(caught.value) and "hunter2" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_a_failing_off_is_proof_all_the_same_when_off_is_read_back(tmp_path: Path) -> None:
+    """What it says it did is nothing, in both directions: the switch is asked."""
+    assert "off exit 1" in command(tmp_path, '[ "$1" = status ] && echo off || exit 1').apply(OFF, 10.0)
+
+
+@pytest.mark.parametrize("alive", ["port 22 takes connections", "port 5432 refuses, so a kernel is alive there"])
+def test_a_command_that_lies_is_given_away_by_its_host(tmp_path: Path, alive: str) -> None:
+    switch = command(tmp_path, "echo off", lambda member, budget_s: alive)
+    with pytest.raises(Unknown, match=f"the command says off, but db1 answers: {alive}"):
+        switch.apply(OFF, 10.0)
+    assert not switch.inspect(OFF, 10.0).there
+
+
+@pytest.mark.parametrize("script", ["sleep 60", "trap '' TERM INT; sleep 60 & wait", "while :; do echo off; done"])
+def test_one_that_hangs_is_killed_with_all_its_children_at_the_deadline(tmp_path: Path, script: str) -> None:
+    began_s = boottime_s()
+    with pytest.raises(Unknown, match="off ended at its deadline"):
+        command(tmp_path, f"echo $$ >> $folder/pids; {script}").apply(OFF, 2.0)
+    assert boottime_s() - began_s < 2.0 + SLACK_S
+    groups = {int(pid) for pid in (tmp_path / "pids").read_text().split()}
+    assert len(groups) == 2, "off, and status all the same"
+    assert not groups & {group_of(pid) for pid in living()}
+
+
+def test_a_child_that_keeps_the_pipe_open_holds_nothing_up(tmp_path: Path) -> None:
+    began_s = boottime_s()
+    try:
+        command(tmp_path, "sleep 30 & echo $! >> $folder/sleepers; echo off").apply(OFF, 20.0)
+        assert boottime_s() - began_s < 5.0
+    finally:
+        for pid in (tmp_path / "sleepers").read_text().split():
+            os.kill(int(pid), 9)
+
+
+def test_its_complaint_is_logged_in_one_short_line_without_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    script = r'printf "login password=hunter2 failed \033[31m\nsecond line\n" >&2; echo "token abc" ; exit 3'
+    with caplog.at_level("INFO", logger="failover.stonith"), pytest.raises(Unknown) as caught:
+        command(tmp_path, script).apply(OFF, 10.0)
+    assert "login password=... failed ?[31m" in caplog.text
+    for secret in ("hunter2", "second line", "abc"):
+        assert secret not in caplog.text + str(caught.value)
+
+
+def test_a_command_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be run: No such file"):
+        CommandStonith((str(tmp_path / "nowhere"),), "orders", ADDRESSES, silent).apply(OFF, 5.0)
+
+
+def test_a_member_that_is_not_configured_is_never_switched_off(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no member 'db9'"):
+        command(tmp_path, "echo off").apply(Stonith("db9", "op-1"), 5.0)
+    assert not (tmp_path / "calls").exists()
+
+
+def test_a_handshake_a_refusal_and_silence_are_told_apart() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert first_answer("127.0.0.1", (port,), 1.0) == f"port {port} takes connections"
+    assert first_answer("127.0.0.1", (port,), 1.0) == f"port {port} refuses, so a kernel is alive there"
+    assert first_answer("255.255.255.255", (port,), 0.2) is None, "no connection can be tried at all: nothing answered"

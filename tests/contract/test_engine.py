@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -637,6 +638,46 @@ def test_a_frozen_postmaster_behind_live_backends_shows_on_a_fresh_connection_on
     prober.close()
 
 
+def test_who_answered_tells_a_closed_port_from_silence_and_from_a_login_that_hangs(lab: PostgresLab) -> None:
+    """Whatever comes back shows that the way there works; and a login that hangs is more than a frozen server."""
+    prober = lab.prober(lab.db1)
+    assert prober.kept(2).alive
+    blocker = lab.db1.connect()
+    blocker.autocommit = False
+    blocker.cursor().execute("LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
+    hangs = prober.fresh(0.5)
+    assert (hangs.alive, hangs.answered_by) == (False, "server") and "login did not finish" in hangs.detail
+    assert prober.kept(0.5).alive, "those who are in are served"
+    blocker.close()
+    assert prober.fresh(2).alive
+    os.kill(lab.db1.main_pid, signal.SIGSTOP)
+    assert (prober.fresh(0.3).alive, prober.fresh(0.3).answered_by) == (False, "")
+    os.kill(lab.db1.main_pid, signal.SIGCONT)
+    prober.close()
+    lab.db1.kill()
+    closed = prober.fresh(0.5)
+    assert (closed.alive, closed.answered_by) == (False, "host")
+    prober.close()
+
+
+@pytest.mark.parametrize("table", ["failover.heartbeat", "pg_class"])
+def test_a_probe_does_not_wait_behind_a_lock(lab: PostgresLab, table: str) -> None:
+    """A server that says that a lock is not free is alive; one that we stop waiting for would look dead."""
+    prober = lab.prober(lab.db1)
+    lab.db1.sql("CREATE SCHEMA failover; CREATE TABLE failover.heartbeat (epoch int, sequence bigint)")
+    lab.db1.sql("GRANT USAGE ON SCHEMA failover TO monitor; GRANT SELECT ON failover.heartbeat TO monitor")
+    assert prober.kept(1.0).alive
+    blocker = lab.db1.connect()
+    blocker.autocommit = False
+    blocker.cursor().execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    found = prober.kept(1.0)
+    assert found.alive, found.detail
+    if table == "failover.heartbeat":
+        assert prober.fresh(1.0).role is Role.PRIMARY, "its other answers count"
+    blocker.close()
+    prober.close()
+
+
 def test_the_kept_connection_sees_a_death_at_once_and_survives_being_ended(lab: PostgresLab) -> None:
     prober = lab.prober(lab.db1)
     assert prober.kept(1).alive
@@ -646,6 +687,19 @@ def test_the_kept_connection_sees_a_death_at_once_and_survives_being_ended(lab: 
     started = time.perf_counter()
     assert prober.kept(1).alive is False
     assert took_ms(started) < 100
+
+
+def test_where_no_guardian_keeps_a_slot_a_standby_follows_without_one_and_a_probe_sees_it(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    seen, primary = lab.prober(db2).fresh(2), lab.prober(lab.db1).fresh(2)
+    assert (seen.follows, seen.streaming) == (lab.db1.address, True)
+    assert (primary.follows, primary.streaming) == (None, False)
+    lab.engine(db2).stop_receiving(2)
+    pg.until(lambda: not lab.prober(db2).fresh(2).streaming, what="the probe seeing that it streams no more")
+    lab.db1.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    lab.engine(db2).follow(replace(lab.upstream(lab.db1, "db2"), slot=False), 2)
+    lab.streams(db2, lab.db1)
+    assert db2.sql("SHOW primary_slot_name") == [("",)]
 
 
 def test_a_probe_reports_role_position_epoch_and_whether_writes_would_pass(lab: PostgresLab) -> None:

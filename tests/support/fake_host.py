@@ -6,10 +6,15 @@ kernel or a database is here. `events` is one ordered diary of all of it. Time s
 
 from __future__ import annotations
 
+import math
+import os
+import pwd
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +23,9 @@ from failover.coordination.ledger import Ledger
 from failover.coordination.memory import MemoryEnsemble
 from failover.coordination.paths import Paths
 from failover.coordination.pinned import PinnedCoordinator
-from failover.core.model import Grant, Handover, Lease, Mode, Operation, Policy, Receipt, Role, Seal, SyncSet
+from failover.core.model import Grant, Handover, Lease, Mode, Operation, Policy, Position, Receipt, Rejoin, Role, Seal, SyncSet
 from failover.core.plan import Create, Key, Kind, Swap
-from failover.engines.base import ControlState, LocalState, Upstream
+from failover.engines.base import ControlState, Discarded, LocalState, Tail, Upstream, Work
 from failover.engines.lsn import Lsn
 from failover.errors import Refused, Unknown, Unreachable
 from failover.guardian.base import Durable, GateState, Processes
@@ -28,6 +33,8 @@ from failover.guardian.board import Board, Identity
 from failover.guardian.deaths import Deaths
 from failover.guardian.fencer import Fencer, Memory
 from failover.guardian.keeper import KeeperSettings, LeaseKeeper
+from failover.guardian.rejoin import Rejoining
+from failover.guardian.rejoin_files import Places
 from failover.guardian.reporter import Reporter
 from failover.guardian.warden import Hands, Warden
 from tests.support.builders import MEMBERS, TIMES
@@ -41,7 +48,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 5000.0
         for module in (
-            "guardian.board", "guardian.keeper", "guardian.reporter", "runtime.node", "runtime.observer", "runtime.probes",
+            "guardian.board", "guardian.keeper", "guardian.reporter", "guardian.rejoin", "guardian.checkpointer",
+            "runtime.node", "runtime.observer", "runtime.probes",
         ):  # fmt: skip
             monkeypatch.setattr(f"failover.{module}.boottime_s", self)
 
@@ -144,6 +152,7 @@ class FakeDatabase:
     unkillable: bool = False  # a process in uninterruptible sleep
     sync: SyncSet | None = None
     streaming: bool | None = None  # None: as told by `upstream`
+    checkpointed: int = 1  # the timeline of its last checkpoint
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self, pid: int, role: Role) -> None:
@@ -167,8 +176,8 @@ class FakeWatch:
 
 
 class FakeInstance:
-    def __init__(self, database: FakeDatabase, events: list[str]) -> None:
-        self._database, self._events, self._pids = database, events, 100
+    def __init__(self, database: FakeDatabase, events: list[str], data_dir: Path) -> None:
+        self._database, self._events, self._pids, self._data_dir = database, events, 100, data_dir
 
     def processes(self) -> Processes:
         d = self._database
@@ -177,6 +186,7 @@ class FakeInstance:
 
     def start_standby(self, deadline_s: float) -> int:
         assert not self.processes().all, "two servers on one data directory"
+        assert (self._data_dir / "PG_VERSION").exists(), "a start without a whole database"
         self._pids += 1
         self._events.append("start")
         self._database.run(self._pids, Role.STANDBY)
@@ -243,8 +253,7 @@ class FakeEngine:
         self.on_promote()
 
     def follow(self, upstream: Upstream, budget_s: float) -> None:
-        self._up().upstream = upstream.address
-        self._database.streaming = None
+        self._database.upstream, self._database.streaming = upstream.address, None
         self._events.append(f"follow {upstream.member}")
 
     def stop_receiving(self, budget_s: float) -> None:
@@ -261,7 +270,10 @@ class FakeEngine:
         self._up()
 
     def checkpoint(self, budget_s: float) -> None:
-        self._up()
+        self._up().checkpointed = self._database.at.timeline
+
+    def rewind_ready(self, position: Lsn) -> bool:
+        return position.timeline == self._database.checkpointed
 
     def control_state(self) -> ControlState:
         d = self._database
@@ -293,6 +305,54 @@ class FakeEngine:
         return self._database
 
 
+class FakeRejoiner:
+    """The tools on the fake database; `becomes` is where its log ends when they are through. `errors`: what they fail with."""
+
+    def __init__(self, database: FakeDatabase, events: list[str], data_dir: Path) -> None:
+        self._database, self._events, self._data_dir = database, events, data_dir
+        self.becomes = Lsn(2, 0x600, ((1, 0x500),))
+        self.errors: list[Exception] = []
+        self.size_bytes = 16 << 20
+        self.found = Discarded(1, ("741 then: lab.writes 2",), (("lab.writes", 2),))
+        self.during: Callable[[Work], None] = lambda work: None
+
+    def obstacle(self) -> str | None:
+        return None
+
+    def tail(self, mine: Position, theirs: Position) -> Tail:
+        assert isinstance(mine, Lsn) and isinstance(theirs, Lsn)
+        fork = mine.fork(theirs)
+        assert fork is not None
+        return Tail(fork, mine, self.size_bytes)
+
+    def save(self, tail: Tail, into: Path, work: Work) -> Discarded:
+        self._events.append(f"save log from {tail.diverged_at.text()} to {tail.end.text()}")
+        (into / "commits.txt").write_text("741 then: lab.writes 2\n")
+        return self.found
+
+    def forget(self) -> None:
+        self._events.append("forget")
+
+    def rewind(self, source: Upstream, work: Work) -> None:
+        assert not self._database.pid, "a rewind under a running server"
+        (self._data_dir / "PG_VERSION").unlink(missing_ok=True)
+        (self._data_dir / "neither old nor new").write_text("")
+        self._work(f"rewind against {source.member}", work)
+        (self._data_dir / "PG_VERSION").write_text("15")
+
+    def copy(self, source: Upstream, into: Path, work: Work) -> None:
+        (into / "PG_VERSION").write_text("15")
+        self._work(f"copy from {source.member}", work)
+
+    def _work(self, what: str, work: Work) -> None:
+        self._events.append(what)
+        work.told("42 % of 3 MiB")
+        self.during(work)
+        if self.errors:
+            raise self.errors.pop(0)
+        self._database.at = self.becomes
+
+
 class FakeSealer:
     def __init__(self, database: FakeDatabase, events: list[str]) -> None:
         self._database, self._events, self.against = database, events, ""
@@ -310,11 +370,22 @@ class FakeSealer:
 
 
 class FakeVip:
-    def __init__(self, events: list[str]) -> None:
-        self._events, self.here, self.stuck = events, False, False
+    """The address in the kernel, which removes it when its lifetime has passed, whoever still runs."""
 
-    def hold(self, lifetime_s: float, announce: bool) -> None:
-        self.here = True
+    def __init__(self, events: list[str], clock: Callable[[], float]) -> None:
+        self._events, self._clock, self.stuck = events, clock, False
+        self._until_s = 0.0
+
+    @property
+    def here(self) -> bool:
+        return self._clock() < self._until_s
+
+    @here.setter
+    def here(self, there: bool) -> None:
+        self._until_s = math.inf if there else 0.0
+
+    def hold(self, lifetime_s: float | None, announce: bool) -> None:
+        self._until_s = math.inf if lifetime_s is None else self._clock() + math.ceil(lifetime_s)
         self._events.append("vip announced" if announce else "vip held")
 
     def drop(self) -> bool:
@@ -368,8 +439,15 @@ class FakeHost:
     def __init__(self, ensemble: MemoryEnsemble, me: str, clock: Clock, standby_reads: bool = False) -> None:
         self.me, self.clock, self.events = me, clock, []  # type: ignore[var-annotated]  # list[str], said by its users
         self.database = FakeDatabase()
-        self.gate, self.vip, self.disk = FakeGate(clock, self.events), FakeVip(self.events), FakeDisk(self.events)
-        self.sealer, self.instance = FakeSealer(self.database, self.events), FakeInstance(self.database, self.events)
+        self._folder = tempfile.TemporaryDirectory(prefix="fake-host-")
+        root = Path(self._folder.name)
+        account = pwd.getpwuid(os.getuid()).pw_name
+        self.places = Places(root / "postgresql" / "main", account, root / "state" / "discarded", root / "rejoin.lock")
+        self.places.data_dir.mkdir(parents=True)
+        (self.places.data_dir / "PG_VERSION").write_text("15")
+        self.gate, self.vip, self.disk = FakeGate(clock, self.events), FakeVip(self.events, clock), FakeDisk(self.events)
+        self.sealer = FakeSealer(self.database, self.events)
+        self.instance = FakeInstance(self.database, self.events, self.places.data_dir)
         self.engine = FakeEngine(self.database, self.events)
         self.client, self.renewals = ensemble.client(me, clock=clock), ensemble.client(f"{me} pinned", clock=clock)
         self.telling = Telling(self.renewals, self.events)
@@ -379,21 +457,25 @@ class FakeHost:
         paths = Paths("main")
         self.ledger = Ledger(self.client, paths)
         self.mirror = self.client.mirror(paths.singles(), paths.trees())
-        self.board = Board(Identity(me, MEMBERS, TIMES, 10.0, 3.0), Lsn.parse)
+        self.board = Board(Identity(me, MEMBERS, TIMES, 10.0, 3.0, rejoin_automatic=True), Lsn.parse)
         self.memory = Memory(self.disk)
         settings = KeeperSettings(me, TIMES, standby_reads)
         self.keeper = LeaseKeeper(settings, self.gate, self.ledger, self.pinned, self.board.facts, lambda grant: self.see())
         self.fencer = Fencer(me, self.gate, self.keeper, self.instance, self.engine, self.memory, self.vip)
-        self.board.bind(lambda: self.keeper.state, lambda: self.memory.now)
+        self.rejoiner = FakeRejoiner(self.database, self.events, self.places.data_dir)
+        self.rejoin = Rejoining(self.board, self.rejoiner, self.instance, self.memory, self.places, PORT)
+        self.board.bind(lambda: self.keeper.state, lambda: self.memory.now, lambda: self.rejoin.state)
         self.reporter = Reporter(self.board, self.ledger, self.engine, self.instance, self.gate, self.vip, self.keeper, 1.0)
-        hands = Hands(self.engine, self.instance, self.sealer, self.vip, self.fencer, self.keeper, self.memory, PORT)
+        hands = Hands(self.engine, self.instance, self.sealer, self.vip, self.fencer, self.keeper, self.memory, PORT, self.rejoin)
         self.warden = Warden(self.board, self.ledger, hands, self.reporter.look, self.reporter.step)
         self.deaths = Deaths(
             self.board, self.instance, self.fencer, lambda: self.warden.post_receipt(self.fencer.owed()), self.reporter.look
         )
 
     def close(self) -> None:
+        self.rejoin.stop()
         self.pinned.close()
+        self._folder.cleanup()
 
     # --- its loops --------------------------------------------------------------------------------------------------------
     def see(self) -> None:
@@ -413,8 +495,12 @@ class FakeHost:
             threading.Event().wait(0.0005)
 
     def ward(self) -> None:
+        """One step, and whatever it began beside the loop has ended."""
         self.see()
+        self.rejoin.look_again()
         self.warden.step()
+        assert self.rejoin.wait(5.0), "the rejoin does not end"
+        self.warden.wait(5.0)
 
     def turn(self, times: int = 1) -> FakeHost:
         for _ in range(times):
@@ -448,6 +534,9 @@ class FakeHost:
 
     def handover(self) -> Handover | None:
         return self._record(Kind.HANDOVER)  # type: ignore[return-value]  # the ledger decodes by kind
+
+    def rejoined(self) -> Rejoin | None:
+        return self._record(Kind.REJOIN)  # type: ignore[return-value]  # the ledger decodes by kind
 
     def _record(self, kind: Kind) -> object:
         stored = self.ledger.read(Key(kind, self.me), 1.0)

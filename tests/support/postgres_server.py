@@ -83,13 +83,14 @@ class PostgresServer:
             directory.mkdir(exist_ok=True)
             _give_away(directory)
 
-    def configure(self, *lines: str) -> None:
+    def configure(self, *lines: str, into: Path | None = None) -> None:
+        folder = into or self.data_dir
         conf = _CONF.format(address=self.address, port=self.port, socket_dir=self.socket_dir)
-        (self.data_dir / "postgresql.conf").write_text(conf + "".join(f"{line}\n" for line in lines))
-        (self.data_dir / "pg_hba.conf").write_text(_HBA)
-        (self.data_dir / "pg_ident.conf").write_text("test root postgres\ntest postgres postgres\n")
+        (folder / "postgresql.conf").write_text(conf + "".join(f"{line}\n" for line in lines))
+        (folder / "pg_hba.conf").write_text(_HBA)
+        (folder / "pg_ident.conf").write_text("test root postgres\ntest postgres postgres\n")
         for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
-            _give_away(self.data_dir / name)
+            _give_away(folder / name)
 
     def start(self, command: tuple[str, ...] = (), wait: bool = True) -> None:
         argv = as_postgres(*(command or (BIN_DIR / "postgres", "-D", self.data_dir)))

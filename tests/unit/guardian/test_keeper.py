@@ -66,6 +66,21 @@ def test_without_answers_the_kernel_shuts_at_the_old_deadline_by_itself(host: Fa
     assert not host.gate.open(), "nobody had to act: the ticket ended at D"
 
 
+def test_an_overdue_renewal_is_hurried_while_the_lease_still_runs(host: FakeHost, clock: Clock) -> None:
+    """After a blip the link may be back at any moment, and a whole period more would cost the lease."""
+    assert not host.keeper.late
+    clock.advance(0.5)
+    host.renewals.lose_reply(True)
+    host.renew()
+    assert host.keeper.late
+    host.renew()
+    assert not host.keeper.late, "acknowledged"
+    host.renewals.cut()
+    host.renew()
+    clock.advance(3.1)
+    assert not host.keeper.late, "the lease is over: no reason to hurry"
+
+
 def test_an_answer_of_before_a_suspension_is_no_word_of_now(host: FakeHost) -> None:
     host.clock.advance(0.5)
     host.telling.between = lambda: host.keeper.suspend(None)
