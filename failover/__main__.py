@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -127,7 +128,7 @@ def arm(config: Path | None, cluster: str | None) -> None:
 
 
 def _local(verb: str, config: Path | None, cluster: str | None) -> None:
-    from failover.bootstrap import arm_alone, release_alone
+    from failover.alone import arm_alone, release_alone
     from failover.config import load
     from failover.errors import Unreachable
     from failover.remote.guardian_socket import GuardianClient
@@ -169,20 +170,42 @@ def hostagent(verb: str, config: Path | None, cluster: str | None, run_dir: Path
 
 
 def _may_start(config: Path | None, cluster: str | None) -> None:
-    from failover.config import load
+    from failover.config import load, node_name
     from failover.guardian.providers import may_start
 
-    settings = load(config)
-    name = settings.cluster(cluster).name
-    if not may_start(settings.run_dir / name, name):
+    settings, me = load(config), node_name()
+    mine = settings.cluster(cluster)
+    name = mine.name
+    if me in mine.names and not mine.member(me).guarded:
+        from failover.alone import may_start_alone
+
+        if not may_start_alone(settings, mine, me):
+            says = "once its data is a new copy of the primary's: `failover-guardian release` on this host"
+            raise Refused(f"{me} was fenced and has no guardian: {says}")
+    elif not may_start(settings.run_dir / name, name):
         raise Refused(f"only the guardian starts the database of {name}: use `failoverctl`, or stop the guardian first")
 
 
 def _serve_agent(config: Path | None, run_dir: Path) -> None:
-    from failover.remote.hostagent import GuardianHands, serve
+    from failover.remote.hostagent import SOCKET_NAME, GuardianHands, serve
+
+    def be_ready() -> None:
+        """No guardian is here: load what it takes to act alone before it is asked for."""
+        from failover import alone
+        from failover.config import load, node_name
+
+        with contextlib.suppress(FailoverError):  # said when it is needed
+            alone.be_ready(load(config), node_name())
+
+    def unguarded(verb: str, name: str, epoch: int) -> tuple[str, dict[str, object]] | None:
+        from failover import alone
+        from failover.config import load, node_name
+
+        settings = load(config)
+        return alone.unguarded(settings, settings.cluster(name), node_name(), verb, epoch)
 
     def alone(name: str, closes: int) -> tuple[str, dict[str, object]]:
-        from failover.bootstrap import fence_alone
+        from failover.alone import fence_alone
         from failover.config import load, node_name
 
         settings = load(config)
@@ -193,7 +216,9 @@ def _serve_agent(config: Path | None, run_dir: Path) -> None:
 
         return may_start(folder, name)
 
-    serve(sys.stdin.buffer, sys.stdout.buffer, GuardianHands(run_dir, alone, may_start=marked))
+    if not any(run_dir.glob(f"*/{SOCKET_NAME}")):
+        threading.Thread(target=be_ready, name="be-ready", daemon=True).start()
+    serve(sys.stdin.buffer, sys.stdout.buffer, GuardianHands(run_dir, alone, may_start=marked, unguarded=unguarded))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from failover import __version__
@@ -14,8 +12,11 @@ from failover.actuators.base import Seen
 from failover.actuators.dns import Rfc2136Dns
 from failover.actuators.fencing import SshFencing
 from failover.actuators.notify import deliver
+from failover.actuators.stonith import CommandStonith, first_answer
 from failover.actuators.vip import SshVip
+from failover.alone import guarded_of, state_path, vip_of
 from failover.clock import boottime_s
+from failover.config_rules import STONITH_AFTER_S, STONITH_S
 from failover.coordination.base import Coordinator
 from failover.coordination.ledger import Ledger
 from failover.coordination.paths import Paths
@@ -23,12 +24,11 @@ from failover.coordination.pinned import PinnedCoordinator
 from failover.coordination.zookeeper import ZooKeeperCoordinator
 from failover.core.lease import LeaseTimes
 from failover.core.model import ControllerStatus, Notice, Policy, Problem
-from failover.core.plan import Action, Checkpoint, Erase, Fence, Key, Kind, MoveVip, SwitchDns, VerifyWritable
+from failover.core.plan import Action, Checkpoint, Erase, Fence, Key, Kind, MoveVip, Stonith, SwitchDns, VerifyWritable
 from failover.core.rules import Rules
 from failover.engines import engine
 from failover.engines.base import ProbeResult
-from failover.errors import Conflict, FailoverError, Unreachable
-from failover.guardian.base import Guarded, Vip
+from failover.errors import Conflict, FailoverError, Refused, Unreachable
 from failover.guardian.board import Board, Identity
 from failover.guardian.deaths import Deaths
 from failover.guardian.fencer import Fencer, Memory
@@ -36,14 +36,15 @@ from failover.guardian.gate import KernelGate
 from failover.guardian.instance import DatabaseInstance
 from failover.guardian.keeper import KeeperSettings, LeaseKeeper
 from failover.guardian.nft import Nft
+from failover.guardian.rejoin import Rejoining
+from failover.guardian.rejoin_files import Places
 from failover.guardian.reporter import Heart, Reporter
 from failover.guardian.seal import KernelSealer
 from failover.guardian.service import Guardian, Parts
 from failover.guardian.state import SlotStateFile
-from failover.guardian.vip import LocalVip
 from failover.guardian.warden import Hands, Warden
 from failover.remote.ssh import Agents
-from failover.remote.wire import Facts
+from failover.runtime.agentless import AgentlessWatch
 from failover.runtime.executor import Executor, Hand
 from failover.runtime.leadership import Leadership
 from failover.runtime.node import Node, NodeParts
@@ -54,6 +55,7 @@ from failover.secrets import read_secret
 from failover.settings import ClusterSettings, DnsSettings, Settings
 
 CONNECT_S = 1.0
+RENEWAL_SILENCE = 1.5  # of a renewal's bound: TCP's own back-off after a blip would take as long as the blip once more
 START_S = 10.0
 FENCE_S = 8.0
 VIP_S = 4.0
@@ -74,8 +76,8 @@ def rules_of(cluster: ClusterSettings, controllers: tuple[str, ...]) -> Rules:
         replication=cluster.replication,
         lease_s=timings.lease_s,
         wait_s=timings.wait_s,
-        probe_interval_s=timings.probe_interval_s,
         probes_lost=timings.probes_lost,
+        silence_s=timings.silence_s,
         cooldown_s=timings.cooldown_s,
         on_clean_stop_wait_s=cluster.on_clean_stop_wait_s,
         crash_recovery_max_s=cluster.crash_recovery_max_s,
@@ -85,14 +87,20 @@ def rules_of(cluster: ClusterSettings, controllers: tuple[str, ...]) -> Rules:
         has_dns=cluster.dns is not None,
         service_address=cluster.vip.address if cluster.vip else "",
         webhooks=tuple(hook.url for hook in cluster.notify),
+        has_stonith=cluster.fencing.has_command,
+        stonith_after_s=STONITH_AFTER_S,
     )
 
 
-def coordinator(settings: Settings, hosts: tuple[str, ...], session_s: float, name: str) -> ZooKeeperCoordinator:
-    """One client of the ensemble, not started yet."""
+def coordinator(
+    settings: Settings, hosts: tuple[str, ...], session_s: float, name: str, silence_s: float | None = None
+) -> ZooKeeperCoordinator:
+    """One client of the ensemble, not started yet. A link that owes an answer for `silence_s` is opened anew."""
     zookeeper = settings.zookeeper
     digest = (zookeeper.user, read_secret(zookeeper.password_file)) if zookeeper.user and zookeeper.password_file else None
-    return ZooKeeperCoordinator(hosts, session_s=session_s, connect_timeout_s=CONNECT_S, digest=digest, name=name)
+    return ZooKeeperCoordinator(
+        hosts, session_s=session_s, connect_timeout_s=CONNECT_S, digest=digest, name=name, silence_s=silence_s
+    )
 
 
 def ledger_of(settings: Settings, cluster: ClusterSettings, client: Coordinator) -> Ledger:
@@ -113,6 +121,11 @@ def probe_once(cluster: ClusterSettings, member: str, budget_s: float) -> ProbeR
         prober.close()
 
 
+def rewind_faults(cluster: ClusterSettings, member: str, budget_s: float) -> tuple[str, ...]:
+    """What stands in the way of rewinding others against this member, or it against another one."""
+    return engine(cluster.engine).rewind_faults(cluster, cluster.member(member), budget_s)
+
+
 def look_at_dns(dns: DnsSettings, address: str, epoch: int, budget_s: float) -> Seen:
     """What the authoritative servers answer, beside what they should. Raises what actuators/base.py says."""
     return Rfc2136Dns(dns).inspect(SwitchDns(address, epoch), budget_s)
@@ -128,7 +141,12 @@ class Controller:
         self._client = coordinator(settings, settings.zookeeper.hosts, cluster.timings.session_s, f"controller {me}")
         self._ledger = ledger_of(settings, cluster, self._client)
         self._agents = Agents(settings.ssh, {m.name: m.address for m in cluster.members})
-        self._probes = ProbeBoard(cluster.timings.probes_lost, cluster.crash_recovery_max_s)
+        here = next((c.address for c in settings.controllers if c.name == me), None)
+        beside = next((m.name for m in cluster.members if m.address == here), None)
+        self._probes = ProbeBoard(
+            cluster.timings.probes_lost, cluster.crash_recovery_max_s, cluster.timings.silence_s, beside,
+            cluster.timings.probe_bound_s,
+        )  # fmt: skip
 
     def run(self, stop: threading.Event) -> None:
         """Raises Unreachable only for what can never get better; a ZooKeeper that is away is waited for."""
@@ -146,6 +164,7 @@ class Controller:
                 executor, notifier, self._probes, ControllerStatus(self._me, self._settings.digest, __version__),
                 lambda: self._problems(executor, notifier),
             )  # fmt: skip
+            loops += AgentlessWatch(self._cluster.members, self._ledger, mirror, self._probes, self._host_facts).start(stop)
             Node(parts).run(stop)
             executor.close()
             notifier.close()
@@ -171,7 +190,7 @@ class Controller:
             for way in ("fresh", "kept"):
                 loop = ProbeLoop(
                     member.name, way, lambda m=member: kind.prober(self._cluster, m), self._probes,  # type: ignore[misc]  # binds now
-                    timings.probe_interval_s, timings.probe_bound_s,
+                    timings.probe_interval_s, timings.probe_bound_s, timings.probes_lost + 1,
                 )  # fmt: skip
                 thread = threading.Thread(target=loop.run, args=(stop,), name=f"{way} {member.name}", daemon=True)
                 thread.start()
@@ -187,6 +206,10 @@ class Controller:
             VerifyWritable: lambda a: self._verify(_as(VerifyWritable, a)),
             Checkpoint: lambda a: self._checkpoint(_as(Checkpoint, a)),
         }
+        if cluster.fencing.has_command:
+            addresses = {m.name: m.address for m in cluster.members}
+            power = CommandStonith(cluster.fencing.command, name, addresses, self._answers)
+            hands[Stonith] = lambda a: power.apply(_as(Stonith, a), STONITH_S)
         if cluster.vip:
             vip = SshVip(self._agents, name, cluster.names, cluster.vip)
             hands[MoveVip] = lambda a: vip.apply(_as(MoveVip, a), VIP_S)
@@ -194,6 +217,14 @@ class Controller:
             dns = Rfc2136Dns(cluster.dns)
             hands[SwitchDns] = lambda a: _right(dns, _as(SwitchDns, a))
         return hands
+
+    def _host_facts(self, member: str, budget_s: float) -> Mapping[str, object]:
+        return self._agents.call(member, "status", {"cluster": self._cluster.name}, budget_s).facts
+
+    def _answers(self, member: str, budget_s: float) -> str | None:
+        """Does the host agent's sshd or the database there take, or refuse, a fresh connection?"""
+        ports = (self._settings.ssh.port, self._cluster.instance.port)
+        return first_answer(self._cluster.member(member).address, ports, budget_s)
 
     def _checkpoint(self, action: Checkpoint) -> str:
         return self._agents.call(action.member, "checkpoint", {"cluster": self._cluster.name}, CHECKPOINT_S).evidence
@@ -223,7 +254,7 @@ class Controller:
             latest[kind] = Problem(f"action-{kind.__name__.lower()}", text, "failoverctl check") if failed_lately else None
         hint = "does the application listen at its webhook? `failoverctl check` tries; the notice is kept until it answers"
         owing = tuple(Problem("notice-owed", f"{key} is not acknowledged by its receiver", hint) for key in notifier.owing())
-        return (*self._agents.problems(), *(p for p in latest.values() if p), *owing)
+        return (*self._agents.problems(), *self._probes.problems(), *(p for p in latest.values() if p), *owing)
 
 
 A = TypeVar("A")
@@ -243,7 +274,10 @@ def _right(dns: Rfc2136Dns, action: SwitchDns) -> str:
 
 # --- the guardian -------------------------------------------------------------------------------------------------------
 def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guardian:
-    """The guardian of the member `me`, not started. Raises Refused if another guardian holds this host's lock."""
+    """The guardian of the member `me`, not started. Raises Refused if another guardian holds this host's lock, or none
+    belongs here."""
+    if not cluster.member(me).guarded:
+        raise Refused(f"{settings.source}: {me} is configured with guardian: false; change that everywhere, or do not start it")
     run_dir = settings.run_dir / cluster.name
     run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     timings = cluster.timings
@@ -252,7 +286,10 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     kind = engine(cluster.engine)
     local = kind.local(cluster, me, run_dir)
     pinned = PinnedCoordinator(
-        [coordinator(settings, (host,), timings.lease_s, f"guardian {me} at {host}") for host in settings.zookeeper.hosts]
+        [
+            coordinator(settings, (host,), timings.lease_s, f"guardian {me} at {host}", RENEWAL_SILENCE * timings.attempt_s)
+            for host in settings.zookeeper.hosts
+        ]
     )
     with contextlib.suppress(Unreachable):  # ZooKeeper may come later; the kernel's ticket decides until then
         pinned.start(CONNECT_S)
@@ -260,22 +297,28 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     paths = ledger.paths
     mirror = pinned.mirror(
         tuple(paths.of(Key(kind)) for kind in (Kind.GRANT, Kind.OPERATION, Kind.POLICY)),
-        tuple(paths.tree(kind) for kind in (Kind.MEMBER, Kind.RECEIPT, Kind.SEAL, Kind.HANDOVER)),
+        tuple(paths.tree(kind) for kind in (Kind.MEMBER, Kind.RECEIPT, Kind.SEAL, Kind.HANDOVER, Kind.REJOIN)),
     )
     nft = Nft()
     gate = KernelGate(cluster.name, guarded_of(settings, cluster), nft, memory.now.closed)
     sealer = KernelSealer(cluster.name, nft)
     vip = vip_of(cluster)
-    identity = Identity(me, cluster.members, times, cluster.switchover_deadline_s, 4 * timings.probe_bound_s)
+    identity = Identity(
+        me, cluster.members, times, cluster.switchover_deadline_s, 4 * timings.probe_bound_s, timings.wait_s,
+        cluster.rejoin_automatic,
+    )  # fmt: skip
     board = Board(identity, kind.parse_position)
     keeper = LeaseKeeper(
         KeeperSettings(me, times, cluster.standby_reads), gate, ledger, pinned, board.facts, lambda grant: mirror.changed.set()
     )
     instance = DatabaseInstance(local, cluster.instance, None, run_dir, settings.state_dir, cluster=cluster.name)
     fencer = Fencer(me, gate, keeper, instance, local, memory, vip)
-    board.bind(lambda: keeper.state, lambda: memory.now)
+    rejoin = Rejoining(
+        board, kind.rejoiner(cluster, me, run_dir), instance, memory, places_of(settings, cluster), cluster.instance.port
+    )
+    board.bind(lambda: keeper.state, lambda: memory.now, lambda: rejoin.state)
     reporter = Reporter(board, ledger, local, instance, gate, vip, keeper, timings.probe_bound_s)
-    hands = Hands(local, instance, sealer, vip, fencer, keeper, memory, cluster.instance.port)
+    hands = Hands(local, instance, sealer, vip, fencer, keeper, memory, cluster.instance.port, rejoin)
     heart = Heart(board, local, timings.probe_bound_s)
     warden = Warden(board, ledger, hands, reporter.look, lambda: _each(heart.beat, reporter.step))
     deaths = Deaths(board, instance, fencer, lambda: warden.post_receipt(fencer.owed()), reporter.look)
@@ -286,79 +329,12 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     return Guardian(parts)
 
 
+def places_of(settings: Settings, cluster: ClusterSettings) -> Places:
+    """Where a rejoin leaves what it saves, and the lock that its tools hold."""
+    saved = settings.state_dir / cluster.name / "discarded"
+    return Places(cluster.instance.data_dir, cluster.instance.os_user, saved, settings.run_dir / cluster.name / "rejoin.lock")
+
+
 def _each(*acts: Callable[[], None]) -> None:
     for act in acts:
         act()
-
-
-def guarded_of(settings: Settings, cluster: ClusterSettings) -> Guarded:
-    """The ports behind the gate, and who passes without a ticket: database hosts and controllers (G7)."""
-    peers = {m.address for m in cluster.members} | {c.address for c in settings.controllers}
-    return Guarded(cluster.guarded_ports, tuple(sorted(peers)))
-
-
-def vip_of(cluster: ClusterSettings) -> Vip | None:
-    """As a /32 (or /128): no second route, and its removal never takes another address of the host with it."""
-    if cluster.vip is None:
-        return None
-    whole = ipaddress.ip_address(cluster.vip.address).max_prefixlen
-    return LocalVip(cluster.vip.address, whole, cluster.vip.interface)
-
-
-def state_path(settings: Settings, cluster: ClusterSettings) -> Path:
-    return settings.state_dir / f"{cluster.name}.state"
-
-
-# --- break-glass and fencing without a guardian ---------------------------------------------------------------------------
-@contextlib.contextmanager
-def _alone(settings: Settings, cluster: ClusterSettings) -> Iterator[Memory]:
-    """The state file, held exclusively: no guardian runs here meanwhile. Raises Refused if one does."""
-    with SlotStateFile(state_path(settings, cluster)) as file:
-        yield Memory(file)
-
-
-class _Shut:
-    """Without a guardian there is no lease to drop: shutting the gate is all."""
-
-    def __init__(self, gate: KernelGate) -> None:
-        self.suspend = gate.shut
-
-
-def fence_alone(settings: Settings, cluster: ClusterSettings, me: str, closes: int) -> tuple[str, Facts]:
-    """What the host agent does when no guardian answers: the same fence, by the same hands, then read back."""
-    with _alone(settings, cluster) as memory:
-        kind, nft = engine(cluster.engine), Nft()
-        run_dir = settings.run_dir / cluster.name
-        local = kind.local(cluster, me, run_dir)
-        gate = KernelGate(cluster.name, guarded_of(settings, cluster), nft, memory.now.closed)
-        gate.install_shut()
-        instance = DatabaseInstance(local, cluster.instance, None, run_dir, settings.state_dir, cluster=cluster.name)
-        vip = vip_of(cluster)
-        evidence = Fencer(me, gate, _Shut(gate), instance, local, memory, vip).fence(closes, "no guardian answers here")
-        state, processes = gate.read_back(), instance.processes()
-        facts: Facts = {
-            "guardian": False, "closed": memory.now.closed, "gate": "open" if state.open else "shut",
-            "processes": len(processes.all), "main_pid": processes.main, "vip": vip.held() if vip else False,
-        }  # fmt: skip
-        return evidence, facts
-
-
-def release_alone(settings: Settings, cluster: ClusterSettings) -> str:
-    """Open the gate for good where no guardian runs: one nft line, and remembered so that the next guardian respects it."""
-    KernelGate(cluster.name, guarded_of(settings, cluster), Nft()).release()
-    vip = vip_of(cluster)
-    if vip is not None and vip.held():
-        vip.hold(None, announce=False)
-    try:
-        with _alone(settings, cluster) as memory:
-            memory.change(released=True)
-    except FailoverError as error:
-        return f"the gate is open; the state file could not remember it: {error}"
-    return "the gate is open for good; `failover-guardian arm` brings it back"
-
-
-def arm_alone(settings: Settings, cluster: ClusterSettings) -> str:
-    """Take a release back where no guardian runs; the next guardian makes the gate."""
-    with _alone(settings, cluster) as memory:
-        memory.change(released=False)
-    return "armed: the gate comes back when the guardian starts"

@@ -24,7 +24,7 @@ from failover.config_yaml import Path as Where
 from failover.core.model import Member, Mode, Replication, Willingness
 from failover.errors import ConfigurationError
 from failover.profiles import PROFILES
-from failover.secrets import read_secret
+from failover.secrets import read_secret, why_no_program
 
 __all__ = ["DEFAULT_FILE", "Outage", "load", "node_name", "worst_case_outage"]
 
@@ -51,6 +51,8 @@ def load(path: Path | None = None, env: Mapping[str, str] = os.environ, secrets:
         faults += [_placed(document, where, message) for where, message in _broken_rules(shape, document)]
         if secrets is not None:
             faults += [_placed(document, where, message) for where, message in _unusable(document.root, (), secrets)]
+            if secrets == "controller":
+                faults += [_placed(document, where, message) for where, message in _unsafe_commands(shape)]
     elif not faults:
         faults.append(Fault(document.mark(()), (), "the file must hold keys and values: zookeeper:, clusters:, ..."))
     if faults or shape is None or shape.file is None:
@@ -109,6 +111,17 @@ def _unusable(section: Mapping[str, object], at: Where, who: str) -> Iterator[tu
                 yield where, error.faults[0]
 
 
+def _unsafe_commands(shape: Shape) -> Iterator[tuple[Where, str]]:
+    """STONITH commands that a controller could not run, or that others than root could exchange."""
+    if shape.file is None:
+        return
+    for name, cluster in shape.file.clusters.items():
+        program = Path(cluster.fencing.command[0]) if cluster.fencing.command else None
+        fault = why_no_program(program) if program is not None and program.is_absolute() else None
+        if fault:
+            yield ("clusters", name, "fencing", "command", 0), f"{program}: {fault}"
+
+
 def _broken_in_cluster(shape: Shape, name: str, taken: Mapping[str, str]) -> Iterator[tuple[Where, str]]:
     at = ("clusters", name)
     members = shape.part(dict[schema.Name, schema.MemberEntry], *at, "members")
@@ -123,6 +136,12 @@ def _broken_in_cluster(shape: Shape, name: str, taken: Mapping[str, str]) -> Ite
         yield from rules.vip(name, vip, members, others)
     if instance and guarded:
         yield from rules.ports(name, instance, guarded)
+    fencing = shape.part(schema.Fencing, *at, "fencing")
+    if fencing:
+        yield from rules.fencing(name, fencing)
+    whole = shape.part(schema.Cluster, *at)
+    if whole:
+        yield from rules.agentless(name, whole)
 
 
 def _broken_clock(shape: Shape, document: Document) -> Iterator[tuple[Where, str]]:
@@ -177,17 +196,18 @@ def _cluster(name: str, cluster: schema.Cluster, timings: settings.Timings) -> s
         guarded_ports=tuple(cluster.guarded_ports),
         users=_accounts(cluster.users),
         members=tuple(
-            Member(member, entry.address, entry.priority, Willingness(entry.failover))
+            Member(member, entry.address, entry.priority, Willingness(entry.failover), entry.guardian)
             for member, entry in cluster.members.items()
         ),
         timings=timings,
         vip=_vip(cluster.vip) if cluster.vip else None,
         dns=_dns(cluster.dns) if cluster.dns else None,
         notify=tuple(settings.WebhookSettings(hook.webhook, hook.secret_file) for hook in cluster.notify),
-        fencing=settings.FencingSettings(tuple(cluster.fencing.order)),
+        fencing=settings.FencingSettings(tuple(cluster.fencing.order), tuple(cluster.fencing.command)),
         standby_reads=cluster.standby_reads,
         switchover_deadline_s=cluster.switchover_deadline,
         lag_max_bytes=cluster.lag_max,
+        rejoin_automatic=cluster.rejoin == "automatic",
     )
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from failover.config_schema import Cluster, Instance, MemberEntry, Vip, ZooKeeper
+from failover.config_schema import Cluster, Fencing, Instance, MemberEntry, Vip, ZooKeeper
 from failover.config_yaml import Path
 from failover.profiles import ELECTION_BASE_S
 from failover.settings import ClusterSettings, Timings
@@ -20,6 +20,9 @@ Found = Iterator[tuple[Path, str]]
 # Upper bounds used for sums only; measured: promotion 16 to 60 ms, VIP and DNS together some 20 ms.
 PROMOTE_S = 0.5
 ROUTE_S = 0.5
+SEAL_S = 0.5
+STONITH_AFTER_S = 1.0  # as core/rules.py: power is the last word
+STONITH_S = 30.0  # switching off and reading back; bootstrap gives the command no more
 _VOTERS = (1, 3, 5)
 
 
@@ -59,11 +62,15 @@ def members(cluster: str, entries: Mapping[str, MemberEntry]) -> Found:
     """Somebody else must be able to take over."""
     path: Path = ("clusters", cluster, "members")
     willing = [name for name, entry in entries.items() if entry.failover != "never"]
-    if len(willing) < 2:
+    unguarded = [name for name, entry in entries.items() if not entry.guardian]
+    able = [name for name in willing if name not in unguarded]
+    if unguarded and not able:
+        yield path, f"nothing could take over: {', '.join(unguarded)} has no guardian, and nobody else may become primary"
+    elif not unguarded and len(willing) < 2:
         who = f"only {willing[0]} may" if willing else "no member may"
         yield path, f"nothing could take over: {who} become primary; it takes two with failover: automatic or manual"
-    elif not any(entries[name].failover == "automatic" for name in willing):
-        yield path, "nothing could take over by itself: no member has failover: automatic"
+    elif not any(entries[name].failover == "automatic" for name in able):
+        yield path, "nothing could take over by itself: no member with a guardian has failover: automatic"
     addresses = {name: entry.address for name, entry in entries.items()}
     for name, address in addresses.items():
         twin = _first(addresses, address)
@@ -97,6 +104,41 @@ def ports(cluster: str, instance: Instance, guarded: list[int]) -> Found:
     for index, port in enumerate(guarded):
         if guarded.index(port) != index:
             yield (*path, index), f"port {port} is listed twice"
+
+
+def fencing(cluster: str, wanted: Fencing) -> Found:
+    """The command and its place in the order go together."""
+    path: Path = ("clusters", cluster, "fencing")
+    if "command" in wanted.order and not wanted.command:
+        yield (*path, "order", wanted.order.index("command")), "no fencing.command is given: its path and arguments, as a list"
+    elif wanted.command and "command" not in wanted.order:
+        yield (*path, "command"), "would never run: add command to fencing.order"
+    if wanted.command and not wanted.command[0].startswith("/"):
+        yield (*path, "command", 0), "must be an absolute path: nothing is looked up in PATH, and no shell reads it"
+    for index, word in enumerate(wanted.order):
+        if wanted.order.index(word) != index:
+            yield (*path, "order", index), f"{word} is listed twice"
+
+
+def agentless(cluster: str, whole: Cluster) -> Found:
+    """Under `strict` and `sync` a commit rests on members that can testify (seal) and primaries that can prove their sync names.
+
+    A member without a guardian can do neither, so there it is a plain standby that no commit waits for, or nothing.
+    """
+    path: Path = ("clusters", cluster, "members")
+    unguarded = [name for name, entry in whole.members.items() if not entry.guardian]
+    if not unguarded or whole.replication == "async":
+        return
+    for name in unguarded:
+        if whole.members[name].failover != "never":
+            yield (
+                (*path, name, "guardian"),
+                f"replication {whole.replication}: nobody beside {name} could prove sync names: write replication: async,"
+                f" or failover: never for {name}, a standby that no commit waits for",
+            )
+    able = [name for name, entry in whole.members.items() if entry.guardian and entry.failover != "never"]
+    if len(able) < 2:
+        yield path, f"replication {whole.replication}: it takes two members with a guardian, one to write and one to acknowledge"
 
 
 def between(clusters: Mapping[str, Cluster]) -> Found:
@@ -156,7 +198,10 @@ def clock(timings: Timings) -> Iterator[tuple[str, str]]:
 
 def _clock_of_controllers(t: Timings) -> Iterator[tuple[str, str]]:
     if t.probes_lost < 2:
-        yield "probes_lost", f"T4 is violated: n {t.probes_lost} < 2; one lost probe proves nothing"
+        yield "probes_lost", (
+            f"T4 is violated: n {t.probes_lost} < 2; one lost probe proves nothing, and no silence longer than n x (interval"
+            f" {_s(t.probe_interval_s)} + bound {_s(t.probe_bound_s)}) - interval = {_s(t.blip_s)} would be tolerated"
+        )
     least = 3 * (t.wait_s + PROMOTE_S + ROUTE_S)
     if _less(t.cooldown_s, least):
         yield (
@@ -176,13 +221,13 @@ def _clock_of_controllers(t: Timings) -> Iterator[tuple[str, str]]:
 def worst_case_outage(cluster: ClusterSettings) -> list[Outage]:
     """The longest write outage per fault that the timers permit; the usual one is far shorter (docs/guarantees.md)."""
     t = cluster.timings
-    detect = t.probes_lost * (t.probe_interval_s + t.probe_bound_s)
+    detect = t.detection_s
     commits = 3 * t.attempt_s  # receipt or claim, candidate, grant
     after = commits + PROMOTE_S + ROUTE_S
     tail = f"3 writes {_s(commits)} + promote {_s(PROMOTE_S)} + route {_s(ROUTE_S)}"
     return [
         Outage("database process killed", after, tail),
-        Outage("host crashed or cut off", math.inf, f"held: nobody testifies, the clock W ({_s(t.wait_s)}) is no evidence yet"),
+        *_silent_hosts(cluster, detect, after, tail),
         Outage("database frozen", detect + after, f"detection {_s(detect)} + {tail}"),
         Outage("database stopped by hand", cluster.on_clean_stop_wait_s + after, "on_clean_stop + " + tail),
         Outage("crash recovery in place", cluster.crash_recovery_max_s + after, "crash_recovery_max + " + tail),
@@ -190,6 +235,61 @@ def worst_case_outage(cluster: ClusterSettings) -> list[Outage]:
         Outage("ZooKeeper elects", 0.0, f"none: E {_s(t.coordinator_outage_s)} fits into the lease (T3)"),
         Outage("ZooKeeper without a majority", math.inf, "until it is back: the primary fences itself"),
     ]
+
+
+def _silent_hosts(cluster: ClusterSettings, detect: float, after: float, tail: str) -> Iterator[Outage]:
+    """A host that says nothing. The clock runs from the last renewal, so detection and W overlap; unguarded, none runs."""
+    t, able = cluster.timings, _able(cluster)
+    silent = max(detect, t.wait_s + t.renew_s)
+    how = f"max(detection {_s(detect)}, W {_s(t.wait_s)} + R {_s(t.renew_s)}) + seal {_s(SEAL_S)} + {tail}"
+    if len(able) > 1:
+        yield Outage("host crashed or cut off", silent + SEAL_S + after, how)
+    elif able:
+        how = f"held: nobody with a guardian may take over from {able[0]}, and only their pledges make the clock evidence"
+        yield Outage("host crashed or cut off", math.inf, how)
+    for member in cluster.members:
+        if member.guarded:
+            continue
+        fault = f"host of {member.name} silent"
+        if cluster.fencing.has_command:
+            seconds = detect + STONITH_AFTER_S + STONITH_S + SEAL_S + after
+            says = f"detection {_s(detect)} + command {_s(STONITH_AFTER_S + STONITH_S)} + seal {_s(SEAL_S)} + {tail}; else held"
+            yield Outage(fault, seconds, f"no guardian, so STONITH must read back off: {says}")
+        else:
+            yield Outage(fault, math.inf, "held: no guardian, so no clock is evidence, and there is no STONITH")
+
+
+def cannot(cluster: ClusterSettings) -> list[str]:
+    """What this configuration does not do, one sentence each, for `config check`."""
+    stonith = cluster.fencing.has_command
+    found = []
+    for member in cluster.members:
+        if member.guarded:
+            continue
+        silent = "only STONITH that reads back off counts" if stonith else "there is no STONITH: held"
+        found.append(
+            f"{member.name} has no guardian: no lease, no gate: the clock is no evidence; if its host is silent, {silent}."
+            " It is never chosen as the new primary, and what is fenced comes back by hand"
+        )
+        if stonith:
+            found.append(
+                f"{member.name}: once switched off, its database must not start by itself when the host does: nothing there knows"
+                " that the grant has moved, until a controller reaches it and fences it"
+            )
+        if cluster.instance.provider == "direct":
+            found.append(
+                f"{member.name}, service direct: after a fence only standby.signal and the shut gate keep it from writing;"
+                " with systemd the unit refuses the start too"
+            )
+    able = _able(cluster)
+    if len(able) == 1:
+        found.append(f"only {able[0]} could take over: once it is primary, nobody is left")
+    return found
+
+
+def _able(cluster: ClusterSettings) -> list[str]:
+    """Who may ever be chosen."""
+    return [m.name for m in cluster.members if m.guarded and m.failover.value != "never"]
 
 
 def _quorum_advice(count: int) -> str:

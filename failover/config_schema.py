@@ -114,6 +114,13 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
+def _argument(value: str) -> str:
+    """One word of an argv. It may hold a secret, so it is not repeated."""
+    if not value or "\0" in value:
+        raise ValueError("must be a word of the command line: not empty, without a NUL byte")
+    return value
+
+
 def _url(value: str) -> str:
     try:
         parts = urlsplit(value)
@@ -246,6 +253,7 @@ class MemberEntry(Section):
     address: Address
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
     failover: Literal["automatic", "manual", "never"] = "automatic"
+    guardian: bool = True
 
 
 class Vip(Section):
@@ -270,10 +278,8 @@ class Webhook(Section):
 
 
 class Fencing(Section):
-    order: Annotated[list[Annotated[Literal["guardian", "ssh"], _not_yet("command")]], Field(min_length=1)] = [
-        "guardian",
-        "ssh",
-    ]
+    order: Annotated[list[Literal["guardian", "ssh", "command"]], Field(min_length=1)] = ["guardian", "ssh"]
+    command: list[Annotated[str, AfterValidator(_argument)]] = []
 
 
 class Cluster(Section):
@@ -294,6 +300,7 @@ class Cluster(Section):
     standby_reads: bool = True
     switchover_deadline: Duration = 5.0
     lag_max: Size = 16 * 1024**2
+    rejoin: Literal["automatic", "manual"] = "automatic"
 
 
 class File(Section):

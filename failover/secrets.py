@@ -43,6 +43,28 @@ def read_secret(path: Path) -> str:
     return secret
 
 
+def why_no_program(path: Path) -> str | None:
+    """Why a root process should not run the program at `path`, or None: whoever can change it, or put another in its place,
+    becomes root. Everything on the way to it must belong to root and be writable by nobody else.
+    """
+    try:
+        real = path.resolve(strict=True)
+        found = real.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return "is not a plain file"
+        if not found.st_mode & 0o111 or not os.access(real, os.X_OK):
+            return "cannot be executed; chmod 755 it"
+        for place in dict.fromkeys((real, *real.parents, *path.parents)):
+            at = place.stat()
+            sticky = stat.S_ISDIR(at.st_mode) and at.st_mode & stat.S_ISVTX  # others cannot replace what is root's in there
+            if at.st_uid != 0 or (at.st_mode & 0o022 and not sticky):
+                what = "it" if place == real else str(place)
+                return f"{what} can be written by others than root (uid {at.st_uid}, mode {stat.S_IMODE(at.st_mode):04o})"
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        return f"cannot be used: {_reason(error) if isinstance(error, OSError) else 'links in a circle'}"
+    return None
+
+
 def _why_unsafe(found: os.stat_result) -> str | None:
     """Why this file cannot hold a secret, or None."""
     mode = stat.S_IMODE(found.st_mode)

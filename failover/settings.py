@@ -39,6 +39,21 @@ class Timings:
         """W (T1): after this long without a renewal no lease can be running, however the clocks run."""
         return self.lease_s * (1 + self.clock_rate_error) / (1 - self.clock_rate_error) + self.margin_s
 
+    @property
+    def silence_s(self) -> float:
+        """n x (interval + bound): what the latest failed probe must have begun after the last sign of life (T4)."""
+        return self.probes_lost * (self.probe_interval_s + self.probe_bound_s)
+
+    @property
+    def blip_s(self) -> float:
+        """The longest silence that never makes a vote (T4): the last sign of life may be an interval older than it."""
+        return self.silence_s - self.probe_interval_s
+
+    @property
+    def detection_s(self) -> float:
+        """A vote says lost at most this long after the last sign of life."""
+        return (self.probes_lost + 1) * (self.probe_interval_s + self.probe_bound_s)
+
 
 @dataclass(frozen=True)
 class Account:
@@ -101,7 +116,12 @@ class WebhookSettings:
 
 @dataclass(frozen=True)
 class FencingSettings:
-    order: tuple[str, ...]  # of "guardian", "ssh"
+    order: tuple[str, ...]  # of "guardian", "ssh", "command"
+    command: tuple[str, ...] = ()  # argv of the operator's STONITH command; only with "command" in the order
+
+    @property
+    def has_command(self) -> bool:
+        return "command" in self.order
 
 
 @dataclass(frozen=True)
@@ -142,6 +162,7 @@ class ClusterSettings:
     standby_reads: bool  # clients may read from standbys through the gate
     switchover_deadline_s: float  # writes are given back if the handover takes longer
     lag_max_bytes: int  # a candidate further behind is refused in a switchover
+    rejoin_automatic: bool = True  # a diverged member is rewound (its own log saved first) without asking a person
 
     def member(self, name: str) -> Member:
         """Raises KeyError."""

@@ -6,7 +6,8 @@ What stock kazoo 2.11 does otherwise, each read in its source and each decisive 
   `Once` is sent at most once and never after `give_up`.
 - "Requests act as implicit pings": a client that sends often never pings, so it never notices a dead link.
   `Connection` counts how long an answer is owed.
-- Connecting to one silent server may take the whole session time-out: `Threads` bounds it.
+- Connecting to one silent server may take the whole session time-out: `Threads` bounds it, and bounds the kernel's part,
+  which no load delays, more tightly: a first packet that is lost is not sent again for a whole second.
 - The negotiated session time-out is a local variable, the zxid of a reply is dropped: `Connection` keeps both.
 - At level DEBUG it logs the password: the logger handed to it stays at ERROR whatever the root logger says.
 
@@ -36,6 +37,8 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
 RECONNECT_PAUSE_S = 0.1  # between two rounds over all servers
 SILENCE_SHARE = 0.5  # of the session; the other half is left to find another server
+TCP_CONNECT_S = 0.3  # at most this for the TCP handshake, where the session is as short as a LAN's ...
+TCP_CONNECT_SHARE = 0.1  # ... and this share of a longer one
 _quiet = logging.getLogger("failover.coordination.kazoo")
 _quiet.setLevel(logging.ERROR)
 
@@ -46,10 +49,14 @@ def acl_for(digest: tuple[str, str] | None) -> list[Any]:
 
 
 def make_client(
-    hosts: Sequence[str], session_s: float, connect_timeout_s: float, digest: tuple[str, str] | None
+    hosts: Sequence[str], session_s: float, connect_timeout_s: float, digest: tuple[str, str] | None,
+    silence_s: float | None = None,
 ) -> tuple[KazooClient, Connection]:
-    """A client that is not started yet, and its connection, which knows the negotiated session time-out."""
-    threads = Threads(connect_timeout_s)
+    """A client that is not started yet, and its connection, which knows the negotiated session time-out.
+
+    `silence_s`: a link that owes an answer for this long is opened anew; by default half of the session.
+    """
+    threads = Threads(connect_timeout_s, max(TCP_CONNECT_S, session_s * TCP_CONNECT_SHARE))
     retry = KazooRetry(
         max_tries=-1, delay=RECONNECT_PAUSE_S, backoff=1, max_jitter=0.2, max_delay=RECONNECT_PAUSE_S,
         sleep_func=threads.sleep_func,
@@ -58,7 +65,7 @@ def make_client(
         hosts=",".join(hosts), timeout=session_s, handler=threads, default_acl=acl_for(digest), logger=_quiet,
         auth_data=[("digest", ":".join(digest))] if digest else None, connection_retry=retry,
     )  # fmt: skip
-    client._connection = connection = Connection(client, client._conn_retry.copy(), threads, connect_timeout_s)
+    client._connection = connection = Connection(client, client._conn_retry.copy(), threads, connect_timeout_s, silence_s)
     return client, connection
 
 
@@ -90,13 +97,13 @@ class Once(Transaction):  # type: ignore[misc]
 class Threads(SequentialThreadingHandler):  # type: ignore[misc]
     """kazoo's threads and sockets, with our bounds on every wait. `select` costs a third of kazoo's own."""
 
-    def __init__(self, connect_timeout_s: float) -> None:
+    def __init__(self, connect_timeout_s: float, tcp_connect_s: float) -> None:
         super().__init__()
-        self._connect_timeout_s = connect_timeout_s
+        self._tcp_connect_s = min(connect_timeout_s, tcp_connect_s)
         self.idle_s = connect_timeout_s  # set anew at each connect
 
     def create_connection(self, *args: Any, **options: Any) -> Any:
-        options["timeout"] = min(options.get("timeout") or self._connect_timeout_s, self._connect_timeout_s)
+        options["timeout"] = min(options.get("timeout") or self._tcp_connect_s, self._tcp_connect_s)
         return super().create_connection(*args, **options)
 
     def select(self, reads: Any, writes: Any, errors: Any, timeout: float | None = None) -> tuple[list[Any], ...]:
@@ -115,9 +122,11 @@ class Threads(SequentialThreadingHandler):  # type: ignore[misc]
 class Connection(ConnectionHandler):  # type: ignore[misc]
     """kazoo's connection loop with a sense of time. Everything here runs on the connection thread."""
 
-    def __init__(self, client: KazooClient, retry: KazooRetry, threads: Threads, connect_timeout_s: float) -> None:
+    def __init__(
+        self, client: KazooClient, retry: KazooRetry, threads: Threads, connect_timeout_s: float, silence_s: float | None
+    ) -> None:
         super().__init__(client, retry, logger=_quiet)
-        self._threads = threads
+        self._threads, self._silence_s = threads, silence_s or math.inf
         self._connect_timeout_s = connect_timeout_s
         self._owed_since_s = 0.0  # since when the server owes an answer and says nothing
         self._last_tried: tuple[str, str, int] | None = None
@@ -139,7 +148,7 @@ class Connection(ConnectionHandler):  # type: ignore[misc]
     def _connect(self, host: str, hostip: str, port: int) -> tuple[float, float]:
         read_ms, connect_ms = super()._connect(host, hostip, port)  # two thirds of the session; we take half
         self._owed_since_s = time.monotonic()
-        silence_ms = min(read_ms, (self.negotiated_session_s or math.inf) * SILENCE_SHARE * 1000)
+        silence_ms = min(read_ms, (self.negotiated_session_s or math.inf) * SILENCE_SHARE * 1000, self._silence_s * 1000)
         # Two waits in a row without a word end the link (the ping, then its answer): both together are the silence.
         self._threads.idle_s = silence_ms / 2000
         return silence_ms, min(connect_ms, self._connect_timeout_s * 1000)

@@ -11,10 +11,10 @@ import re
 from failover.core.plan import Key, Kind
 from failover.errors import Corrupt
 
-SINGLE = (Kind.TERM, Kind.LEADER, Kind.GRANT, Kind.OPERATION, Kind.POLICY)
+SINGLE = (Kind.TERM, Kind.LEADER, Kind.GRANT, Kind.OPERATION, Kind.POLICY, Kind.DECISION)
 MANY = (
     Kind.LEASE, Kind.RECEIPT, Kind.SEAL, Kind.HANDOVER, Kind.MEMBER, Kind.VOTES,
-    Kind.REQUEST, Kind.ANSWER, Kind.NOTICE, Kind.CONTROLLER,
+    Kind.REQUEST, Kind.ANSWER, Kind.NOTICE, Kind.CONTROLLER, Kind.REJOIN,
 )  # fmt: skip
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from failover.core.model import (
     Answer,
     ControllerStatus,
+    Decision,
     Grant,
     Handover,
     Lease,
@@ -21,6 +22,7 @@ from failover.core.model import (
     Operation,
     Policy,
     Receipt,
+    Rejoin,
     Request,
     Seal,
     Step,
@@ -35,7 +37,7 @@ SHAPES: dict[Kind, type] = {
     Kind.TERM: int, Kind.LEADER: str, Kind.GRANT: Grant, Kind.LEASE: Lease, Kind.RECEIPT: Receipt, Kind.SEAL: Seal,
     Kind.HANDOVER: Handover, Kind.MEMBER: MemberStatus, Kind.VOTES: Votes, Kind.OPERATION: Operation,
     Kind.POLICY: Policy, Kind.REQUEST: Request, Kind.ANSWER: Answer, Kind.NOTICE: Notice,
-    Kind.CONTROLLER: ControllerStatus, Kind.JOURNAL: Step,
+    Kind.CONTROLLER: ControllerStatus, Kind.JOURNAL: Step, Kind.REJOIN: Rejoin, Kind.DECISION: Decision,
 }  # fmt: skip
 
 

@@ -49,7 +49,8 @@ class ZooKeeperCoordinator:
 
     `hosts` are "address:port"; `connect_timeout_s` bounds an attempt at one server; `digest` is (user, password): with
     it every znode created is for that user alone. `session_s` is asked for, `negotiated_session_s()` was granted.
-    A silent server is given up after half of the granted session, also by a client that keeps sending.
+    A silent server is given up after `silence_s`, by default half of the granted session, also by a client that keeps
+    sending.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class ZooKeeperCoordinator:
         connect_timeout_s: float,
         digest: tuple[str, str] | None,
         name: str,
+        silence_s: float | None = None,
     ) -> None:
         self._name = name
         self._acl = acl_for(digest)
-        self._client, self._connection = make_client(hosts, session_s, connect_timeout_s, digest)
+        self._client, self._connection = make_client(hosts, session_s, connect_timeout_s, digest, silence_s)
         self._states: deque[str] = deque(maxlen=100)
         self._client.add_listener(self._states.append)
         self._closing = threading.Lock()

@@ -2,7 +2,8 @@
 
 It holds no power of its own: enabling verbs are handed to the guardian, which obeys under its own proof (G1). When the
 guardian is dead, one thing still works without it: `fence`, which closes the epoch on disk, flushes the gate and ends
-the database. The loop outlives garbage, and a fence once begun is finished even if the controller hangs up meanwhile.
+the database. On a host that is configured without a guardian, `status` and the VIP's verbs are done here as well. The loop
+outlives garbage, and a fence once begun is finished even if the controller hangs up meanwhile.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class GuardianHands:
     `offline(cluster, closes)` fences a host whose guardian does not answer: closes the epoch on disk, flushes the gate,
     ends every database process, reads back, and returns (evidence, facts). A *hung* guardian gets it too: to disable
     twice is to disable once. A guardian's refusal (it proved a later epoch) is final. `may_start(folder, cluster)` judges
-    the guardian's marker; by default its presence counts.
+    the guardian's marker; by default its presence counts. `unguarded(verb, cluster, epoch)` does what is left to do where
+    no guardian belongs, or gives None where one does.
     """
 
     def __init__(
@@ -117,12 +119,14 @@ class GuardianHands:
         answer_s: float = 3.0,
         work_s: float = 20.0,
         may_start: Callable[[Path, str], bool] | None = None,
+        unguarded: Callable[[str, str, int], tuple[str, Facts] | None] = lambda verb, cluster, epoch: None,
     ) -> None:
         self._run_dir = run_dir
         self._offline = offline
         self._answer_s = answer_s
         self._work_s = work_s
         self._may_start = may_start or _marked
+        self._unguarded = unguarded
 
     def hello(self) -> tuple[str, Facts]:
         clusters = sorted(found.parent.name for found in self._run_dir.glob(f"*/{SOCKET_NAME}"))
@@ -133,7 +137,7 @@ class GuardianHands:
         try:
             return self._ask(cluster, "status", {}, self._answer_s)
         except Unreachable as error:
-            return str(error), {"guardian": False}
+            return self._unguarded("status", cluster, 0) or (str(error), {"guardian": False})
 
     def fence(self, cluster: str, closes: int) -> tuple[str, Facts]:
         try:
@@ -144,10 +148,22 @@ class GuardianHands:
             return f"{evidence} (by the host agent: {error})", facts
 
     def vip_drop(self, cluster: str, closes: int) -> tuple[str, Facts]:
-        return self._ask(cluster, "vip-drop", {"closes": closes}, self._answer_s)
+        try:
+            return self._ask(cluster, "vip-drop", {"closes": closes}, self._answer_s)
+        except Unreachable:
+            done = self._unguarded("vip-drop", cluster, closes)
+            if done is None:
+                raise
+            return done
 
     def vip_take(self, cluster: str, epoch: int) -> tuple[str, Facts]:
-        return self._ask(cluster, "vip-take", {"epoch": epoch}, self._work_s)
+        try:
+            return self._ask(cluster, "vip-take", {"epoch": epoch}, self._work_s)
+        except Unreachable:
+            done = self._unguarded("vip-take", cluster, epoch)
+            if done is None:
+                raise
+            return done
 
     def checkpoint(self, cluster: str) -> tuple[str, Facts]:
         return self._ask(cluster, "checkpoint", {}, self._work_s)

@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from failover.clock import boottime_s
-from failover.core.plan import Action, Outcome, VerifyWritable
+from failover.core.plan import Action, Outcome, Stonith, VerifyWritable
 from failover.errors import FailoverError, Unknown
+from failover.runtime.failpoints import failpoints
 
 log = logging.getLogger("failover.executor")
 RETRY_S = 0.5
 LOOK_AGAIN_S = 0.05  # an action that only looks may look often
+STONITH_AGAIN_S = 10.0  # a power switch is not hammered; meanwhile the other channels go on
+PAUSES_S: Mapping[type, float] = {VerifyWritable: LOOK_AGAIN_S, Stonith: STONITH_AGAIN_S}
 CONTENT_S = 10.0
 KEPT = 64
 Hand = Callable[[Action], str]  # returns evidence; raises what actuators/base.py says
@@ -55,12 +58,12 @@ class Executor:
         last = next((o for o in reversed(self._outcomes) if o.action == action), None)
         if last is None:
             return True
-        retry_s = LOOK_AGAIN_S if isinstance(action, VerifyWritable) else RETRY_S
-        return now_s - last.at_s >= (CONTENT_S if last.ok else retry_s)
+        return now_s - last.at_s >= (CONTENT_S if last.ok else PAUSES_S.get(type(action), RETRY_S))
 
     def _perform(self, action: Action) -> None:
         began_s = boottime_s()
         ok: bool | None
+        failpoints.reach(f"action.{type(action).__name__}")
         try:
             evidence, ok = self._hands[type(action)](action), True
         except Unknown as error:

@@ -16,11 +16,13 @@ from failover.coordination.base import LostRace, Mirror
 from failover.coordination.ledger import Ledger, Records
 from failover.core.decide import decide
 from failover.core.invariants import Violated
-from failover.core.model import ControllerStatus, Policy, Problem, Stored, Votes
+from failover.core.model import ControllerStatus, Operation, Policy, Problem, Stored, Votes
 from failover.core.plan import Create, Erase, Key, Kind, Plan, Swap, Write
 from failover.core.rules import Rules
 from failover.errors import FailoverError, Unknown
+from failover.runtime.decisions import DecisionRecord, violation
 from failover.runtime.executor import Executor
+from failover.runtime.failpoints import failpoints
 from failover.runtime.leadership import Leadership
 from failover.runtime.notifier import Notifier
 from failover.runtime.observer import Observer
@@ -58,10 +60,12 @@ class Node:
         self._votes: tuple[Votes | None, float] = (None, 0.0)
         self._published: tuple[ControllerStatus | None, float] = (None, 0.0)
         self._violation: str | None = None
+        self._decisions = DecisionRecord(parts.me, parts.rules, parts.ledger)
 
     def run(self, stop: threading.Event) -> None:
         """Tick until `stop`. Raises nothing of ZooKeeper's: what fails is looked at again."""
         changed = self._parts.mirror.changed
+        failpoints.announce()
         while not stop.is_set():
             changed.wait(TICK_S)
             changed.clear()
@@ -73,31 +77,37 @@ class Node:
     def tick(self) -> None:
         """One look and at most one transaction."""
         parts = self._parts
-        if not parts.mirror.ready() or not parts.ledger.coordinator.connected():
+        connected = parts.ledger.coordinator.connected()
+        parts.probes.zookeeper(connected)
+        if not parts.mirror.ready() or not connected:
             return
         records = parts.ledger.view(parts.mirror)
         self._publish(records)
+        seen = parts.observer.observe(records, parts.executor.outcomes())  # a follower too: it knows since when, once it leads
         if not parts.leadership.leads(records):
             parts.leadership.campaign(records)
             return
         if self._follow_file(records):
             return
-        seen = parts.observer.observe(records, parts.executor.outcomes())
         try:
             plan = decide(seen, parts.rules)
             self._violation = None
         except Violated as violated:
             self._violation = str(violated)
             self._say(f"INVARIANT VIOLATED, hands off: {violated}")
+            self._decisions.offer(records, seen, violation(violated))
             return
         self._say(plan.says)
+        self._decisions.note(seen, plan)
         if plan.writes:
-            self._commit(plan)
+            self._commit(plan, records.one(Kind.OPERATION))
         else:
             parts.executor.want(plan.actions)
         parts.notifier.pay(seen.notices)
+        if not plan.writes:  # whoever has a step to write has no time for stories
+            self._decisions.offer(records, seen, plan)
 
-    def _commit(self, plan: Plan) -> None:
+    def _commit(self, plan: Plan, decided_on: Stored[Operation] | None) -> None:
         ops = self._parts.ledger.ops(plan.writes)
         try:
             committed = self._parts.ledger.coordinator.commit(ops, COMMIT_S)
@@ -107,6 +117,7 @@ class Node:
         except Unknown as unknown:
             log.warning("outcome unknown (%s): looking again", unknown)
             return
+        failpoints.committed(plan.writes, decided_on.value if decided_on else None)
         self._catch_up({op.path: version for op, version in zip(ops, committed.versions, strict=True)})
 
     def _catch_up(self, versions: dict[str, int]) -> None:
@@ -182,4 +193,5 @@ def _differs(now: Votes, before: Votes | None) -> bool:
     """What a vote *says* changed; the texts alone (timings) are refreshed once a second."""
     if before is None:
         return True
-    return [(n, v.lost, v.fresh, v.role) for n, v in now.members] != [(n, v.lost, v.fresh, v.role) for n, v in before.members]
+    told, tells = ([(n, v.lost, v.fresh, v.role, v.sees) for n, v in votes.members] for votes in (before, now))
+    return told != tells

@@ -62,6 +62,7 @@ class Observer:
             answers=records.all(Kind.ANSWER),
             notices=records.all(Kind.NOTICE),
             controllers=records.all(Kind.CONTROLLER),
+            rejoins=records.all(Kind.REJOIN),
             positions=self._positions(records),
             heartbeat_moved_s={n: at for n, s in members.items() if (at := self._moved(n, s.value, now_s)) is not None},
             streaming_since_s={n: self._since.of(f"streaming {n}", self._streams(s, now_s), now_s) for n, s in members.items()},

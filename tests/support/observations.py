@@ -23,7 +23,7 @@ from failover.core.rules import Rules
 NOW_S = 1000.0
 RULES = Rules(
     cluster="orders", members=(Member("db1", "10.9.0.1"), Member("db2", "10.9.0.2"), Member("db3", "10.9.0.3")),
-    controllers=("c1", "c2", "c3"), replication=Replication.STRICT, lease_s=3, wait_s=3.4, probe_interval_s=0.5,
+    controllers=("c1", "c2", "c3"), replication=Replication.STRICT, lease_s=3, wait_s=3.4, silence_s=1.5,
     probes_lost=3, cooldown_s=20, on_clean_stop_wait_s=10, crash_recovery_max_s=300, switchover_deadline_s=5,
     lag_max_bytes=16 * 1024**2, has_vip=True, has_dns=False, service_address="10.9.0.100", webhooks=(),
 )  # fmt: skip

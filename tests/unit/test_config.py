@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from failover import config_schema, logs
-from failover.config import load, node_name, worst_case_outage
+from failover.config import Outage, load, node_name, worst_case_outage
+from failover.config_rules import cannot
 from failover.config_shape import _section
 from failover.core.model import Mode, Replication, Willingness
 from failover.errors import ConfigurationError
@@ -111,6 +112,7 @@ def test_a_small_file_gets_the_documented_defaults(tmp_path: Path) -> None:
     assert cluster.switchover_deadline_s == 5.0
     assert cluster.standby_reads
     assert cluster.fencing.order == ("guardian", "ssh")
+    assert not cluster.fencing.has_command and all(member.guarded for member in cluster.members)
     assert cluster.instance.socket_dir == Path("/var/run/postgresql")
     assert (cluster.instance.provider, cluster.instance.unit) == ("direct", None)
     assert cluster.member("db1").failover is Willingness.AUTOMATIC
@@ -216,8 +218,17 @@ def test_minutes_and_milliseconds_are_not_confused(tmp_path: Path) -> None:
             "    vip:",
             "    fencing: {order: [guardian, command]}\n    vip:",
             "fencing.order[1]",
-            "command is not built yet",
+            "no fencing.command is given",
         ),
+        ("    vip:", "    fencing: {command: [/sbin/x]}\n    vip:", "fencing.command", "add command to fencing.order"),
+        (
+            "    vip:",
+            "    fencing: {order: [command], command: [ipmitool]}\n    vip:",
+            "fencing.command[0]",
+            "must be an absolute path",
+        ),
+        ("    vip:", "    fencing: {order: [ssh, ssh]}\n    vip:", "fencing.order[1]", "ssh is listed twice"),
+        ("address: 10.77.0.12}", "address: 10.77.0.12, guardian: maybe}", "members.db2.guardian", "write true or false"),
         ("data_dir: /data, ", "", "9:5: clusters.orders.instance.data_dir", "missing"),
         ("data_dir: /data", "data_dir: data", "9:26: clusters.orders.instance.data_dir", "absolute path"),
         ("service: direct", "service: docker", "clusters.orders.instance.service", 'write "direct" or "systemd:"'),
@@ -412,9 +423,118 @@ def test_the_worst_case_is_made_of_the_timers(tmp_path: Path) -> None:
     path.write_text(SMALL)
     found = {outage.fault: outage for outage in worst_case_outage(load(path).cluster())}
     silent = found["host crashed or cut off"]
-    assert silent.seconds == math.inf and "W (3.361s)" in silent.how
-    assert found["database frozen"].seconds == pytest.approx(2 * 0.75 + 1.5 + 1.0)
+    assert silent.seconds == pytest.approx(3.361 + 0.5 + 0.5 + 1.5 + 1.0, abs=0.001), "detection hides behind W + R"
+    assert "W 3.361s + R 0.5s) + seal 0.5s + 3 writes 1.5s" in silent.how
+    assert found["database frozen"].seconds == pytest.approx((3 + 1) * 0.75 + 1.5 + 1.0)
     assert found["ZooKeeper without a majority"].seconds == math.inf
+
+
+# --- members without a guardian, and the command that switches hosts off ------------------------------------------------
+ASYNC = SMALL.replace("replication: strict", "replication: async")
+AGENTLESS = ASYNC.replace("priority: 100}", "priority: 100, guardian: false}")
+
+
+def outages(tmp_path: Path, text: str) -> tuple[dict[str, Outage], list[str]]:
+    path = tmp_path / "f.yml"
+    path.write_text(text)
+    cluster = load(path).cluster()
+    return {outage.fault: outage for outage in worst_case_outage(cluster)}, cannot(cluster)
+
+
+def test_a_guardian_belongs_beside_every_member_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "f.yml"
+    path.write_text(AGENTLESS)
+    assert [(m.name, m.guarded) for m in load(path).cluster().members] == [("db1", False), ("db2", True)]
+
+
+def test_what_a_member_without_a_guardian_costs_is_said(tmp_path: Path) -> None:
+    found, sentences = outages(tmp_path, AGENTLESS)
+    assert found["host of db1 silent"].seconds == math.inf and "no clock is evidence" in found["host of db1 silent"].how
+    assert found["host crashed or cut off"].seconds == math.inf, "beside db2 nobody has a guardian, so nobody pledges"
+    said = "\n".join(sentences)
+    assert "db1 has no guardian: no lease, no gate: the clock is no evidence; if its host is silent" in said
+    assert "there is no STONITH: held" in said
+    assert "only db2 could take over" in said and "service direct" in said
+
+
+def test_with_a_command_the_silent_host_has_an_end(tmp_path: Path) -> None:
+    command = "    fencing: {order: [guardian, ssh, command], command: [/bin/true, --now]}\n    vip:"
+    found, sentences = outages(tmp_path, AGENTLESS.replace("    vip:", command))
+    silent = found["host of db1 silent"]
+    detection_s = found["database frozen"].seconds - (1.5 + 1.0)
+    assert silent.seconds == pytest.approx(detection_s + 31.0 + 0.5 + 1.5 + 1.0) and "STONITH must read back off" in silent.how
+    assert any("only STONITH that reads back off counts" in sentence for sentence in sentences)
+    assert any("must not start by itself" in sentence for sentence in sentences)
+
+
+def test_a_whole_guarded_cluster_has_nothing_to_confess(tmp_path: Path) -> None:
+    found, sentences = outages(tmp_path, SMALL)
+    assert sentences == [] and not any(fault.startswith("host of") for fault in found)
+
+
+@pytest.mark.parametrize("replication", ["strict", "sync"])
+def test_a_commit_never_rests_on_a_member_that_cannot_testify(tmp_path: Path, replication: str) -> None:
+    """Sound is: async, or two with a guardian and the others plain standbys that are never chosen."""
+    text = AGENTLESS.replace("replication: async", f"replication: {replication}")
+    found = faults(tmp_path, text)
+    assert len(found) == 2
+    assert any("members.db1.guardian" in line and "replication: async, or failover: never for db1" in line for line in found)
+    assert any("it takes two members with a guardian" in line for line in found)
+    plain = text.replace("guardian: false", "guardian: false, failover: never")
+    third = "{address: 10.77.0.12}\n      db3: {address: 10.77.0.13}"
+    path = tmp_path / "sound.yml"
+    path.write_text(plain.replace("{address: 10.77.0.12}", third))
+    assert load(path).cluster().replication.value == replication
+
+
+def test_somebody_with_a_guardian_must_be_able_to_take_over(tmp_path: Path) -> None:
+    nobody = AGENTLESS.replace("{address: 10.77.0.12}", "{address: 10.77.0.12, guardian: false}")
+    assert "nothing could take over: db1, db2 has no guardian" in faults(tmp_path, nobody)[0]
+    by_hand = AGENTLESS.replace("{address: 10.77.0.12}", "{address: 10.77.0.12, failover: manual}")
+    assert "no member with a guardian has failover: automatic" in faults(tmp_path, by_hand)[0]
+
+
+def unsafe(tmp_path: Path, program: Path) -> list[str]:
+    """What a controller says of this command at its start, and `config check` with it."""
+    path = tmp_path / "command.yml"
+    path.write_text(SMALL.replace("    vip:", f"    fencing: {{order: [command], command: [{program}]}}\n    vip:"))
+    load(path)  # who does not run it does not need it
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, secrets="controller")
+    return [line for line in caught.value.faults if "fencing.command[0]" in line]
+
+
+def test_a_command_that_cannot_be_run_is_refused_before_it_is_needed(tmp_path: Path) -> None:
+    assert "No such file" in unsafe(tmp_path, tmp_path / "nowhere")[0]
+    assert "not a plain file" in unsafe(tmp_path, tmp_path)[0]
+    program = tmp_path / "fence"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o644)
+    assert "cannot be executed" in unsafe(tmp_path, program)[0]
+    assert unsafe(tmp_path, Path("/bin/true")) == [], "the example's other secrets are missing, this is well"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root")
+@pytest.mark.parametrize("spoil", ["group", "others", "owner", "folder", "link"])
+def test_a_command_that_another_could_exchange_is_refused(tmp_path: Path, spoil: str) -> None:
+    """Whoever can change it, or put another in its place, becomes root."""
+    folder = tmp_path / "sbin"
+    folder.mkdir(mode=0o755)
+    program = folder / "fence"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert unsafe(tmp_path, program) == []
+    if spoil == "owner":
+        os.chown(program, 65534, 0)
+    elif spoil == "link":
+        (tmp_path / "open").mkdir()
+        (tmp_path / "open").chmod(0o777)
+        program = tmp_path / "open/fence"
+        program.symlink_to(folder / "fence")
+    else:
+        where, mode = {"group": (program, 0o775), "others": (program, 0o757), "folder": (folder, 0o777)}[spoil]
+        where.chmod(mode)
+    assert "can be written by others than root" in unsafe(tmp_path, program)[0]
 
 
 # --- secrets and names ------------------------------------------------------------------------------------------------

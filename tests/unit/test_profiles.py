@@ -32,6 +32,15 @@ def test_the_wait_is_the_one_in_the_comment(name: str, wait_s: float) -> None:
     assert PROFILES[name].wait_s == pytest.approx(wait_s, abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("name", "blip_s", "detection_s"), [("default", 4.0, 6.0), ("lan", 2.0, 3.0), ("fast", 0.7, 1.2), ("wan", 11.0, 15.0)]
+)
+def test_the_tolerated_blip_and_the_detection_are_those_in_the_comment(name: str, blip_s: float, detection_s: float) -> None:
+    timings = PROFILES[name]
+    assert timings.blip_s == pytest.approx(blip_s) and timings.detection_s == pytest.approx(detection_s)
+    assert timings.detection_s < timings.wait_s, "patience with a silent host costs nothing: W runs meanwhile"
+
+
 def test_the_wait_outlives_a_slow_clock_with_a_full_lease() -> None:
     for timings in PROFILES.values():
         slowest_end = timings.lease_s / (1 - timings.clock_rate_error)

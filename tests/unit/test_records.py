@@ -13,6 +13,7 @@ from failover.core.model import (
     Answer,
     Claim,
     ControllerStatus,
+    Decision,
     Grant,
     Handover,
     Lease,
@@ -26,6 +27,8 @@ from failover.core.model import (
     Policy,
     Problem,
     Receipt,
+    Rejoin,
+    RejoinWay,
     Request,
     RequestKind,
     Role,
@@ -34,7 +37,7 @@ from failover.core.model import (
     SyncSet,
     Votes,
 )
-from failover.core.plan import Kind
+from failover.core.plan import Guard, Kind, Verdict
 from failover.errors import Corrupt
 
 SYNC = SyncSet(1, ("db2", "db3"), "1")
@@ -49,13 +52,19 @@ SAMPLES: dict[Kind, object] = {
     Kind.MEMBER: MemberStatus(
         "db1", Role.PRIMARY, "7423", "1 0/1", 0, None, True, "open", 6, True, True, (6, 99), 1, SYNC, problems=("p",)
     ),
-    Kind.VOTES: Votes("ctl1", (("db1", MemberVote(True, "no", "no", Role.DOWN, "refused")),), 2, 3),
+    Kind.VOTES: Votes("ctl1", (("db1", MemberVote(True, "no", "no", Role.DOWN, "refused", ("db2", "ZooKeeper"))),), "db3"),
     Kind.OPERATION: Operation("op", OperationKind.FAILOVER, "open", "db1", 6, "lost", "c1", rejected=(("db3", "lag"),)),
     Kind.POLICY: Policy(Mode.AUTOMATIC, 60.0, "patch", "ann", "", (Maintenance("db3", 5.0, "disk", "ann"),), "op-0"),
-    Kind.REQUEST: Request("r1", RequestKind.SWITCHOVER, "ann", "patch", "db2", 1.5, "db1", True, ""),
+    Kind.REQUEST: Request("r1", RequestKind.REJOIN, "ann", "patch", "db2", 1.5, "db1", True, RejoinWay.RESEED, "now"),
     Kind.ANSWER: Answer("r1", False, ("paused", "no candidate"), None, "ctl1"),
     Kind.NOTICE: Notice("k", "http://app/", "primary", "orders", 7, "op-1", "db1", "db2", "10.0.0.2", ""),
     Kind.CONTROLLER: ControllerStatus("ctl1", "sha256", "1.0", (Problem("clock", "runs", "look"),)),
+    Kind.REJOIN: Rejoin(
+        "db1", 7, RejoinWay.REWIND, "done", "1 0/2000", "1 0/3000", 2, ("740: lab.writes 1",), (("lab.writes", 2),), "/saved"
+    ),
+    Kind.DECISION: Decision(
+        "ctl1", 41, "db1 is well", (Guard("receipt", Verdict.UNKNOWN, "none"),), "", Decision("ctl1", 40, "in doubt")
+    ),
     Kind.JOURNAL: Step("op-1", 3, "claim", "DONE", "ctl1", 41, "claimed", (("version", "12"),), ""),
 }
 

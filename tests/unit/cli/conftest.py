@@ -34,7 +34,7 @@ from failover.core.model import (
     Seal,
     SyncSet,
 )  # fmt: skip
-from failover.core.plan import Create, Erase, Key, Kind, Outcome, Swap
+from failover.core.plan import Create, Erase, Fence, Key, Kind, Outcome, Swap
 from failover.engines import engine
 from failover.runtime.observer import Observer
 
@@ -132,6 +132,8 @@ class World:
                 name, Role.PRIMARY, "7", "1@0/2000", gate="open", epoch=epoch, writable=grant is not None,
                 applied_sync=sync, guardian="serves writes",
             )  # fmt: skip
+        if name in self.read(Kind.POLICY).fenced:
+            return MemberStatus(name, Role.DOWN, "7", "1@0/2000", gate="shut", guardian="fenced by hand: kept down")
         return MemberStatus(
             name, Role.STANDBY, "7", "1@0/2000", 0, primary, primary is not None, "shut", guardian="a standby follows"
         )
@@ -171,10 +173,10 @@ class Loops:
 
 
 class Decider:
-    """The leader's loop: observe, decide, commit; every action succeeds at once."""
+    """The leader's loop: observe, decide, commit; every action succeeds at once, or (`ok=False`) the fences never do."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, ok: bool = True) -> None:
+        self._world, self._ok = world, ok
         client = world.ensemble.client("leader")
         client.start(S)
         self._ledger = Ledger(client, world.ledger.paths)
@@ -192,7 +194,10 @@ class Decider:
                 self._ledger.commit(plan.writes, S)
         except LostRace:
             return
-        self._outcomes += tuple(Outcome(a, True, "done", boottime_s(), 0.0) for a in plan.actions)
+        self._outcomes += tuple(
+            Outcome(a, self._ok or not isinstance(a, Fence), "done" if self._ok else "no answer", boottime_s(), 0.0)
+            for a in plan.actions
+        )
 
 
 @pytest.fixture

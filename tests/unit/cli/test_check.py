@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from failover import bootstrap
 from failover.cli import check, options
 from failover.cli.check import FAIL, PASS, WARN, Item
 from failover.cli.options import Scope
@@ -103,3 +104,21 @@ def test_the_page_counts_what_is_not_well(capsys: pytest.CaptureFixture[str]) ->
     check._show([Item("ssh", "db1", PASS, "fine"), Item("dns", "orders", WARN, "old", "look at it")], False)
     page = capsys.readouterr().out
     assert "next: look at it" in page and "2 looked at, 1 not well" in page
+
+
+def test_a_gate_that_is_gone_under_a_stopped_guardian_is_a_failure_with_its_remedy() -> None:
+    """The kernel keeps the gate of a dead guardian; `nft flush ruleset` takes it, and nobody else would notice."""
+    gone = check._unguarded("db1", "host agent 1 on db1", "no guardian answers; the gate is none", "none")
+    assert gone.verdict == FAIL and "NO GATE" in gone.facts and "makes the gate, shut" in gone.hint
+    kept = check._unguarded("db1", "host agent 1 on db1", "no guardian answers; the gate is shut", "shut")
+    assert kept.verdict == WARN and "the gate is shut" in kept.facts
+
+
+@pytest.mark.parametrize(("faults", "verdict"), [((), "PASS"), (("full_page_writes is off", "no role"), "WARN")])
+def test_what_stands_in_a_rewinds_way_is_told_before_it_is_needed(
+    world: World, monkeypatch: pytest.MonkeyPatch, faults: tuple[str, ...], verdict: str
+) -> None:
+    monkeypatch.setattr(bootstrap, "rewind_faults", lambda cluster, member, budget_s: faults)
+    item = check.rewind(load(world.file).cluster(), "db2")
+    assert item.verdict == verdict and all(fault in item.facts for fault in faults)
+    assert bool(item.hint) == bool(faults)

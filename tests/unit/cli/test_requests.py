@@ -11,8 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from failover.cli import asking, options, reading
-from failover.cli import requests as commands
+from failover.cli import asking, options, performing, reading
 from failover.coordination.base import LostRace
 from failover.coordination.memory import MemoryCoordinator
 from failover.core.model import Answer, Handover, Maintenance, Mode, Operation, OperationKind, Policy, Request, RequestKind
@@ -335,7 +334,7 @@ def test_without_a_terminal_and_without_yes_it_is_wrong_usage(living: World) -> 
 
 def test_a_person_is_asked_once_and_may_say_no(living: World, monkeypatch: pytest.MonkeyPatch) -> None:
     living.adopt()
-    monkeypatch.setattr(commands, "_is_terminal", lambda: True)
+    monkeypatch.setattr(performing, "is_terminal", lambda: True)
     done = living.run("switchover", input="n\n")
     assert done.exit_code == options.REFUSED
     assert "switchover: db1 -> db2" in done.stderr and "nothing was done" in done.stderr

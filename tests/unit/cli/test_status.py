@@ -11,7 +11,7 @@ from tests.unit.cli.conftest import World
 
 KEYS = {
     "cluster", "engine", "replication", "mode", "epoch", "primary", "operation", "paused", "cooldown_left_s", "members",
-    "controllers", "sync", "problems",
+    "controllers", "fenced", "rejoins", "sync", "problems",
 }  # fmt: skip
 MEMBER_KEYS = {
     "name", "role", "gate", "vip", "writable", "streaming", "lag_bytes", "position", "epoch", "problems", "rejoin", "says",

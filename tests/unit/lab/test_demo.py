@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import failover
+from failover.config_rules import clock
 from failover.lab import demo
+from failover.lab.acts import ACTS
+from failover.lab.configuration import shortest_cooldown_s
 from failover.lab.observed import parse
-from failover.lab.screen import event_text
-from failover.lab.verdict import Row
+from failover.lab.screen import event_text, results, verdict_table
+from failover.lab.verdict import Limits, Row
+from failover.profiles import PROFILES
 
 SCRIPT = Path(failover.__file__).resolve().parent.parent / "demo"
 
@@ -63,6 +68,16 @@ def test_a_member_that_does_not_stream_or_waits_for_a_reseed_is_named() -> None:
     assert seen.members[1].needs_reseed and "needs a reseed" in seen.unsettled_because
 
 
+@pytest.mark.parametrize(
+    "tables", [[{"table": "lab.writes", "rows": 7}], [["lab.writes", 7]], {"lab.writes": 7}], ids=["objects", "pairs", "object"]
+)
+def test_what_a_rejoin_gave_up_is_read(tables: object) -> None:
+    record = {"member": "db1", "way": "rewind", "state": "done", "discarded_commits": 9, "tables": tables}
+    rejoin = parse(status(rejoins=[record])).rejoins["db1"]
+    assert (rejoin.way, rejoin.state, rejoin.discarded_commits, rejoin.tables) == ("rewind", "done", 9, {"lab.writes": 7})
+    assert parse(status()).rejoins == {}
+
+
 @pytest.mark.parametrize("said", ["", "[]", "{}", '{"primary": "db1"}'])
 def test_an_answer_of_another_shape_is_refused(said: str) -> None:
     with pytest.raises((ValueError, TypeError, KeyError)):
@@ -92,23 +107,73 @@ def test_short_is_three_runs_and_repeat_overrides_it() -> None:
     assert stopped.value.code == 2
 
 
-def row(act: str, outage_ms: float, result: str = "ok") -> Row:
-    return Row(act, "postgresql", "strict", outage_ms, 10, 0, 0.0, "db2", True, True, True, result)
+def test_every_act_is_played_unless_some_are_named_in_whatever_order(capsys: pytest.CaptureFixture[str]) -> None:
+    every = ("switchover", "process_kill", "host_crash", "power_off", "host_cut", "frozen", "frozen_postmaster")
+    assert demo.options_from([]).acts == every
+    assert demo.options_from(["--acts", "frozen,switchover"]).acts == ("switchover", "frozen")
+    with pytest.raises(SystemExit) as stopped:
+        demo.options_from(["--acts", "frozen,melted"])
+    assert stopped.value.code == 2 and "no act 'melted'; there are: switchover" in capsys.readouterr().err
 
 
-def test_the_exit_code_is_the_verdict() -> None:
+def test_the_primary_goes_beside_zookeepers_leader_only_if_asked() -> None:
+    assert demo.options_from([]).zookeeper_leader == "any"
+    assert demo.options_from(["--zookeeper-leader", "primary"]).zookeeper_leader == "primary"
+
+
+@pytest.mark.parametrize(("profile", "shortest_s"), [("lan", 14), ("default", 23)])
+def test_the_demos_cool_down_is_the_shortest_that_the_product_accepts(profile: str, shortest_s: int) -> None:
+    assert shortest_cooldown_s(profile) == shortest_s
+    for cooldown_s, accepted in ((shortest_s, True), (shortest_s - 1, False)):
+        faults = [where for where, _ in clock(replace(PROFILES[profile], cooldown_s=cooldown_s))]
+        assert ("cooldown_s" not in faults) is accepted
+
+
+def row(act: str, outage_ms: float, result: str = "ok", **changes: object) -> Row:
+    good = Row(act, "postgresql", "strict", outage_ms, 10, 0, 0.0, "db2", True, True, True, result)
+    return replace(good, **changes)  # type: ignore[arg-type]  # a test's shorthand
+
+
+def test_the_exit_code_is_the_verdict_on_the_wanted_acts() -> None:
     console = Console(file=io.StringIO(), width=160)
+    wanted = ("switchover", "process_kill")
     good = [row("switchover", 200.0), row("process_kill", 300.0)]
-    assert demo.conclude(console, good) == 0
-    assert demo.conclude(console, [*good, row("switchover", 200.0, "the VIP is not on the new primary alone")]) == 10
-    assert demo.conclude(console, [row("switchover", 1200.0), good[1]]) == 10
-    assert demo.conclude(console, good[:1]) == 10
-    assert demo.conclude(console, []) == 10
+    assert demo.conclude(console, good, wanted) == 0
+    wrong = row("switchover", 200.0, "the VIP is not on the new primary alone")
+    assert demo.conclude(console, [*good, wrong], wanted) == 10
+    assert demo.conclude(console, [row("switchover", 1200.0), good[1]], wanted) == 10
+    assert demo.conclude(console, good[:1], wanted) == 10
+    assert demo.conclude(console, good[:1], wanted[:1]) == 0
+    assert demo.conclude(console, [], wanted) == 10
+
+
+def test_a_loss_that_async_permits_and_that_was_reported_is_told_and_no_failure() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    lossy = row("host_cut", 4000.0, replication="async", lost=7, reported=8)
+    assert demo.conclude(console, [lossy], ["host_cut"]) == 0
+    assert isinstance(console.file, io.StringIO)
+    assert "7 acknowledged writes are lost, as async permits, and every one was reported" in console.file.getvalue()
+    assert "7/8" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_tables_keep_one_line_for_each_act(width: int) -> None:
+    rows = [row(act, 12345.6, acked=12345) for act in demo.ORDER]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(verdict_table(rows, demo.ORDER, Limits()))
+    console.print(results(rows))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    for act in ACTS.values():
+        assert sum(act.title in line for line in lines) == 1
+    assert all(len(line) <= width for line in lines)
+    assert sum(line.startswith("│") for line in lines) == 2 * len(rows)  # heads begin with another stroke
 
 
 def test_help_is_quick_and_says_every_option() -> None:
     done = subprocess.run([str(SCRIPT), "--help"], capture_output=True, text=True, timeout=2, check=True)
-    for option in ("--engine", "--short", "--repeat", "--profile", "--replication", "--json", "--keep", "--yes"):
+    for option in ("--engine", "--short", "--repeat", "--profile", "--replication", "--json", "--keep", "--yes", "--acts",
+                   "--zookeeper-leader", *ACTS):  # fmt: skip
         assert option in done.stdout
 
 

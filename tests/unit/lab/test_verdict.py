@@ -18,9 +18,11 @@ from failover.lab.verdict import (
     impossible_ids,
     judge,
     lost_ids,
+    misreported,
     outage_ms,
     reigns,
     resumed,
+    unknown,
     vip_conflicts,
 )
 
@@ -104,6 +106,30 @@ class TestLost:
         present = [w.id for w in history if w.outcome == "ok"]
         assert impossible_ids(history, [*present, last + 1]) == []
         assert impossible_ids(history, [*present, last + 2]) == [last + 2]
+
+
+class TestReported:
+    """Where losing is permitted, the product must say exactly what was lost; only attempts of unknown end blur it."""
+
+    @pytest.mark.parametrize(("lost", "reported"), [(0, None), (0, 0), (7, 7), (7, 9), (0, 2)])
+    def test_a_true_report_is_no_fault(self, lost: int, reported: int | None) -> None:
+        assert misreported(lost, reported, unknown=2) is None
+
+    @pytest.mark.parametrize(
+        ("lost", "reported", "says"),
+        [
+            (7, None, "no discarded row reported, 7 acknowledged writes lost"),
+            (7, 6, "6 discarded rows reported, 7 acknowledged writes lost"),
+            (7, 10, "10 discarded rows reported"),
+            (0, 3, "2 attempts of unknown end"),
+        ],
+    )
+    def test_too_few_or_more_than_can_be_are_named(self, lost: int, reported: int | None, says: str) -> None:
+        assert says in (misreported(lost, reported, unknown=2) or "")
+
+    def test_only_attempts_of_the_window_without_an_answer_are_unknown(self) -> None:
+        history = [*writes_with_outage(), Write(900, 6.0, 6.1, "info")]
+        assert [w.id for w in unknown(history, WINDOW)] == [200]
 
 
 class TestTwoWriters:
@@ -199,3 +225,12 @@ class TestJudge:
 
     def test_the_limits_are_those_promised(self) -> None:
         assert (Limits().of("process_kill"), Limits().of("switchover")) == (1500.0, 1000.0)
+        silent = ("host_crash", "power_off", "host_cut", "frozen", "frozen_postmaster")
+        assert {Limits().of(act) for act in silent} == {6000.0}
+
+    def test_a_loss_in_async_is_judged_by_its_row_alone(self) -> None:
+        lossy = row("host_cut", 3000.0, replication="async", lost=7, reported=7)
+        assert judge([lossy], ["host_cut"]) == []
+        assert judge([replace(lossy, replication="strict")], ["host_cut"]) == ["7 acknowledged writes lost"]
+        unreported = replace(lossy, result="no discarded row reported, 7 acknowledged writes lost")
+        assert judge([unreported], ["host_cut"]) == [f"host_cut: {unreported.result}"]

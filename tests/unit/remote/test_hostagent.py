@@ -202,6 +202,19 @@ def test_without_a_guardian_only_the_fence_still_works(run_dir: Path) -> None:
         hands.vip_drop("orders", 4)
 
 
+def test_where_no_guardian_belongs_the_agent_looks_and_moves_the_vip_itself(run_dir: Path) -> None:
+    done: list[tuple[str, str, int]] = []
+
+    def unguarded(verb: str, cluster: str, epoch: int) -> tuple[str, Facts] | None:
+        done.append((verb, cluster, epoch))
+        return "alone", {"guardian": False, "vip": verb == "vip-take"}
+
+    hands = GuardianHands(run_dir, no_offline, unguarded=unguarded)
+    assert hands.status("orders")[1] == {"guardian": False, "vip": False}
+    assert hands.vip_take("orders", 1)[1]["vip"] is True and hands.vip_drop("orders", 0)[1]["vip"] is False
+    assert done == [("status", "orders", 0), ("vip-take", "orders", 1), ("vip-drop", "orders", 0)]
+
+
 def test_a_hung_guardian_is_fenced_without_it_and_promises_nothing_else(run_dir: Path) -> None:
     hang = threading.Event()
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from failover.core.plan import Action, Fence, MoveVip, Outcome, VerifyWritable
+from failover.core.plan import Action, Fence, MoveVip, Outcome, Stonith, VerifyWritable
 from failover.errors import Refused, Unknown
 from failover.runtime import executor as module
-from failover.runtime.executor import CONTENT_S, LOOK_AGAIN_S, RETRY_S, Executor
+from failover.runtime.executor import CONTENT_S, LOOK_AGAIN_S, RETRY_S, STONITH_AGAIN_S, Executor
 
-FENCE, LOOK = Fence("db1", 3), VerifyWritable("db2", 5)
+FENCE, LOOK, POWER = Fence("db1", 3), VerifyWritable("db2", 5), Stonith("db1", "op-1")
 
 
 class Bench:
@@ -23,7 +23,7 @@ class Bench:
         self.hand: Callable[[Action], str] = lambda action: "done"
         self.calls: list[Action] = []
         self.finished = threading.Semaphore(0)
-        self.executor = Executor(dict.fromkeys((Fence, VerifyWritable), self._act), self.finished.release)
+        self.executor = Executor(dict.fromkeys((Fence, VerifyWritable, Stonith), self._act), self.finished.release)
 
     def _act(self, action: Action) -> str:
         self.calls.append(action)
@@ -73,6 +73,7 @@ def test_the_same_action_is_not_started_twice_while_it_runs(bench: Bench) -> Non
 
 @pytest.mark.parametrize(("action", "ok", "pause_s"), [
     (FENCE, True, CONTENT_S), (FENCE, False, RETRY_S), (LOOK, False, LOOK_AGAIN_S), (LOOK, True, CONTENT_S),
+    (POWER, False, STONITH_AGAIN_S), (POWER, True, CONTENT_S),
 ])  # fmt: skip
 def test_what_was_done_rests_and_what_failed_is_tried_again_soon(bench: Bench, action: Action, ok: bool, pause_s: float) -> None:
     def hand(wanted: Action) -> str:

@@ -11,7 +11,7 @@ from failover.core import failover, switchover
 from failover.core.model import Mode, Policy, RequestKind, Role
 from failover.core.plan import Key, Kind
 from tests.support.fake_host import Clock
-from tests.support.story import Cluster
+from tests.support.story import Cluster, cluster_of
 
 FAILOVER_PHASES = [row.phase for row in failover.TABLE]
 SWITCHOVER_PHASES = [row.phase for row in switchover.TABLE]
@@ -143,7 +143,8 @@ def test_a_deposed_leader_with_an_old_picture_writes_nothing(cluster: Cluster) -
     assert before is not None
 
 
-def test_no_promotion_without_confirmation_and_none_before_it(cluster: Cluster) -> None:
+def test_no_promotion_without_confirmation_and_none_before_it(clock: Clock) -> None:
+    cluster = cluster_of("# agentless: db1", clock)  # the clock says nothing about it
     cluster.silence("db1")
     cluster.until(lambda: (o := cluster.operation()) is not None and o.held is not None).rounds(100)
     assert cluster.grant().member is None and cluster.writers() == []
@@ -151,6 +152,30 @@ def test_no_promotion_without_confirmation_and_none_before_it(cluster: Cluster) 
     cluster.answer("db1")
     one_writer_through(cluster)
     ended_well(cluster)
+
+
+def test_a_new_primary_that_dies_before_the_end_begins_a_failover_of_its_own(cluster: Cluster) -> None:
+    """No cool-down, no operation without end; strict waits for db2, whose data may be the only copy, and grants it back."""
+    cluster.kill("db1")
+    cluster.until(lambda: (o := cluster.operation()) is not None and o.phase == "granted")
+    cluster.rounds(2)
+    cluster.kill("db2")
+    cluster.until(lambda: (o := cluster.operation()) is not None and o.id == "op-2").rest()
+    (failed,) = [s.name for s in cluster.journal("op-1") if s.kind == "failed"]
+    assert failed in ("verify.failed", "vip.failed"), "whichever step it was that waited for db2"
+    assert cluster.writers() == ["db2"] and cluster.grant().epoch == 7
+
+
+def test_a_new_leader_does_not_begin_the_cooldown_anew(cluster: Cluster) -> None:
+    """It has watched like every controller: what it saw as a follower counts."""
+    cluster.kill("db1")
+    cluster.rest()
+    cluster.rounds(round(cluster.rules.cooldown_s / 0.1) - 60)
+    cluster.kill_leader()
+    cluster.rounds(60)
+    cluster.kill("db2")
+    cluster.until(lambda: cluster.operation() is not None)
+    assert cluster.rest().writers() == ["db1"]
 
 
 def test_strict_holds_when_a_standby_that_may_have_acknowledged_alone_is_missing(cluster: Cluster) -> None:
