@@ -19,6 +19,7 @@ from failover.cli.printing import span
 from failover.cli.reading import View
 from failover.clock import boottime_s, wall_text
 from failover.coordination.base import LostRace
+from failover.core.interventions import BY_HAND, CANCELLED
 from failover.core.machine import DONE
 from failover.core.model import Answer, Operation, Request, RequestKind, Step
 from failover.core.plan import Create, Erase, Key, Kind
@@ -27,12 +28,13 @@ from failover.errors import FailoverError, Unknown, Unreachable
 
 COMMIT_S = 2.0
 LOOK_S = 0.25
+ENDINGS = {"undone": "undone", CANCELLED: "undone", "failed": "failed"}  # a line's kind -> how the operation ended
 PATIENCE_S = 2.0  # after this long without a line, say what is being waited for
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How an operation ended, or how it stood when we stopped waiting. `result`: done, undone, held, running."""
+    """How an operation ended, or how it stood when we stopped waiting. `result`: done, undone, failed, held, running."""
 
     operation: str
     result: str
@@ -179,11 +181,14 @@ class Follower:
 
 
 def ending_of(steps: tuple[Step, ...]) -> str | None:
-    """`done`, `undone`, or None while it runs. The journal's last line is written by the transaction that ends it."""
+    """`done`, `undone`, `failed` (the new primary was lost in its turn); None while it runs.
+
+    The journal's last line is written by the transaction that ends it.
+    """
     last = {f"{row.step}.{DONE}" for table in TABLES.values() for row in table if row.target == DONE}
     for step in steps:
-        if step.kind == "undone":
-            return "undone"
+        if step.kind in ENDINGS:
+            return ENDINGS[step.kind]
         if step.name in last:
             return "done"
     return None
@@ -249,5 +254,7 @@ def _tell_step(step: Step, after_s: float) -> None:
     if step.kind == "intent":
         return
     name = step.name.rpartition(".")[0] or step.name
-    mark = {"done": "", "held": " HELD", "undone": " UNDONE"}.get(step.kind, "")
+    mark = {
+        "held": " HELD", "undone": " UNDONE", CANCELLED: " CANCELLED", "failed": " FAILED", BY_HAND: " CONFIRMED BY HAND",
+    }.get(step.kind, "")  # fmt: skip
     say(f"{after_s:7.3f} s  {name}{mark}: {step.says}")

@@ -75,6 +75,7 @@ def examine(scope: Scope, settings: Settings, cluster: ClusterSettings) -> list[
         ("zookeeper", "ACL", lambda: (openness(settings, cluster),)),
         ("ssh", cluster.name, lambda: agents(settings, cluster)),
         *(("database", member.name, lambda m=member.name: (database(cluster, m),)) for member in cluster.members),
+        *(("rewind", member.name, lambda m=member.name: (rewind(cluster, m),)) for member in cluster.members),
         ("dns", cluster.name, lambda: (name_service(cluster, look),) if cluster.dns else ()),
         *(("webhook", "", lambda u=hook.url: (webhook(u),)) for hook in cluster.notify),
     ]
@@ -106,6 +107,11 @@ def daemons(look: Look, rules: Rules) -> list[Item]:
     items = [Item("controllers", rules.cluster, verdict, facts, hint)]
     for member in rules.members:
         status = seen.status(member.name, rules.gone_s)
+        if not member.guarded:
+            facts = "none, as configured: no lease and no gate" if status else "no controller reaches its host agent"
+            hint = "" if status else f"sshd and failover-hostagent on {member.name}"
+            items.append(Item("guardian", member.name, PASS if status else FAIL, facts, hint))
+            continue
         if status is None:
             told = "silent" if member.name in seen.members else "has never reported"
             hint = f"systemctl status failover-guardian on {member.name}"
@@ -173,13 +179,13 @@ def agents(settings: Settings, cluster: ClusterSettings) -> list[Item]:
     lines = Agents(settings.ssh, {member.name: member.address for member in cluster.members})
     try:
         with ThreadPoolExecutor(max_workers=len(cluster.members)) as pool:
-            futures = [pool.submit(_agent, lines, cluster.name, member.name) for member in cluster.members]
+            futures = [pool.submit(_agent, lines, cluster.name, m.name, m.guarded) for m in cluster.members]
             return [future.result() for future in futures]
     finally:
         lines.close()
 
 
-def _agent(lines: object, cluster: str, member: str) -> Item:
+def _agent(lines: object, cluster: str, member: str, guarded: bool) -> Item:
     from failover.errors import FailoverError, WrongCredentials
     from failover.remote.ssh import Agents
 
@@ -191,12 +197,34 @@ def _agent(lines: object, cluster: str, member: str) -> Item:
         return Item("ssh", member, FAIL, str(error), f"compare ssh.known_hosts_file and the authorized key on {member}")
     except FailoverError as error:
         return Item("ssh", member, FAIL, str(error), f"sshd and failover-hostagent on {member}; can this host log in?")
-    if not found.facts.get("guardian"):
-        hint = f"systemctl status failover-guardian on {member}"
-        return Item("ssh", member, WARN, f"{hello.evidence}; no guardian answers it: {found.evidence}", hint)
+    if not found.facts.get("guardian") and guarded:
+        return _unguarded(member, hello.evidence, found.evidence, found.facts.get("gate"))
     return Item(
         "ssh", member, PASS, f"{hello.evidence}; gate {found.facts.get('gate')}, epoch {found.facts.get('closed')} closed"
     )
+
+
+def _unguarded(member: str, hello: str, says: str, gate: object) -> Item:
+    """A guardian belongs there and does not answer. The kernel keeps its gate, unless somebody flushed the ruleset."""
+    hint = f"systemctl status failover-guardian on {member}"
+    if gate == "none":
+        facts = f"{hello}; no guardian answers it, and there is NO GATE: who reaches the port may write, whatever the grant says"
+        return Item("ssh", member, FAIL, facts, f"{hint}; a guardian makes the gate, shut, when it starts")
+    return Item("ssh", member, WARN, f"{hello}; no guardian answers it: {says}", hint)
+
+
+def rewind(cluster: ClusterSettings, member: str) -> Item:
+    """Could it be rewound when it comes back with log that nobody else has? If not, only a new copy brings it back."""
+    from failover.bootstrap import rewind_faults
+    from failover.errors import FailoverError
+
+    try:
+        faults = rewind_faults(cluster, member, LOOK_S)
+    except FailoverError as error:
+        return Item("rewind", member, WARN, f"cannot be told: {error}", "see its database above")
+    if faults:
+        return Item("rewind", member, WARN, f"not possible: {'; '.join(faults)}", "docs/install.md; until then: rejoin --reseed")
+    return Item("rewind", member, PASS, "possible: users.rewind, page images and hints (or checksums) are there")
 
 
 def database(cluster: ClusterSettings, member: str) -> Item:
@@ -299,12 +327,13 @@ def check_file(scope: Scope, file: Path | None) -> int:
 
 def _show_cluster(cluster: ClusterSettings) -> None:
     from failover.cli.printing import table
-    from failover.config_rules import worst_case_outage
+    from failover.config_rules import cannot, worst_case_outage
 
     t = cluster.timings
     click.echo(f"\n{cluster.name}: {cluster.engine}, mode {cluster.mode.value}, replication {cluster.replication.value}")
     for member in cluster.members:
-        click.echo(f"  {member.name} {member.address}  priority {member.priority}, failover {member.failover.value}")
+        alone = "" if member.guarded else ", no guardian"
+        click.echo(f"  {member.name} {member.address}  priority {member.priority}, failover {member.failover.value}{alone}")
     vip = f"{cluster.vip.address}/{cluster.vip.prefix} on {cluster.vip.interface}" if cluster.vip else "none"
     dns = f"{cluster.dns.name}.{cluster.dns.zone} at {cluster.dns.server}" if cluster.dns else "none"
     click.echo(
@@ -317,6 +346,11 @@ def _show_cluster(cluster: ClusterSettings) -> None:
     click.echo("\n  longest write outage that these timers permit; the usual one is far shorter:")
     rows = [(o.fault, _outage(o.seconds), o.how) for o in worst_case_outage(cluster)]
     click.echo(table(("FAULT", "AT MOST", "BECAUSE"), rows, indent="  "))
+    sentences = cannot(cluster)
+    if sentences:
+        click.echo("\n  what this configuration cannot do:")
+        for sentence in sentences:
+            click.echo(f"  - {sentence}")
 
 
 def _outage(seconds: float) -> str:
@@ -324,15 +358,16 @@ def _outage(seconds: float) -> str:
 
 
 def _cluster_document(cluster: ClusterSettings) -> dict[str, object]:
-    from failover.config_rules import worst_case_outage
+    from failover.config_rules import cannot, worst_case_outage
 
     return {
         "name": cluster.name, "engine": cluster.engine, "mode": cluster.mode.value,
         "replication": cluster.replication.value,
         "members": [
-            {"name": m.name, "address": m.address, "priority": m.priority, "failover": m.failover.value}
+            {"name": m.name, "address": m.address, "priority": m.priority, "failover": m.failover.value, "guardian": m.guarded}
             for m in cluster.members
         ],
+        "cannot": cannot(cluster),
         "worst_case_outage": [
             {"fault": o.fault, "seconds": None if math.isinf(o.seconds) else round(o.seconds, 3), "how": o.how}
             for o in worst_case_outage(cluster)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Story:
-    """One operation as its journal tells it. `result`: done, undone, held or running; `took_s` up to the last line."""
+    """One operation as its journal tells it. `result`: done, undone, failed, held or running; `took_s` up to the last line."""
 
     id: str
     kind: str
@@ -75,7 +75,7 @@ def history(scope: Scope, last: int) -> int:
             (
                 s.id,
                 s.kind,
-                f"{s.old} -> {s.new or '-'}",
+                s.old if s.kind == "fence" else f"{s.old} -> {s.new or '-'}",
                 s.result,
                 span(s.took_s),
                 local_time(s.started_at),
@@ -125,7 +125,8 @@ def _show(scope: Scope, told: Story, steps: tuple[Step, ...]) -> None:
         ]  # fmt: skip
         emit_json({**told.document(), "steps": lines})
         return
-    click.echo(f"{told.id}: {told.kind} {told.old} -> {told.new or '-'}, {told.result} after {span(told.took_s)}")
+    moved = told.old if told.kind == "fence" else f"{told.old} -> {told.new or '-'}"
+    click.echo(f"{told.id}: {told.kind} {moved}, {told.result} after {span(told.took_s)}")
     click.echo(f"by {told.requester}{': ' + told.reason if told.reason else ''}; {local_time(told.started_at)}")
     for at, step in zip(offsets, steps, strict=True):
         click.echo(f"{at:8d} ms  {step.controller}/{step.term}  {step.name:<16} {step.says}")

@@ -19,9 +19,14 @@ from failover.cli.options import EXIT_CODES, Given, Suggesting, common_options
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("status", "What is, and what is wrong with it."),
     "plan": ("plan", "What would happen if a member died now, and why."),
+    "explain": ("explain", "What the leader judges right now, guard by guard, and its latest doubt."),
     "adopt": ("requests", "Hand a running cluster to the controllers."),
     "switchover": ("requests", "Move the primary, planned: nothing is lost, or nothing happens."),
     "failover": ("requests", "Take over from a primary that is lost, now."),
+    "fence": ("interventions", "Take a member down, with proof, and keep it down."),
+    "confirm-fenced": ("interventions", "Swear that a silent old primary cannot write, so that a failover goes on."),
+    "rejoin": ("interventions", "Bring a member back, or see how rejoins went and what was discarded."),
+    "cancel": ("interventions", "Give up what is under way, while that is safe."),
     "pause": ("requests", "No automatic action, for a while; it always ends."),
     "resume": ("requests", "End the pause."),
     "maintenance": ("requests", "Set one member aside: neither candidate nor trigger."),
@@ -51,7 +56,7 @@ class Failoverctl(Suggesting):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(_module(COMMANDS[cmd_name][0]), cmd_name)
+        found: click.Command = getattr(_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -116,6 +121,14 @@ def _module(name: str) -> ModuleType:
         from failover.cli import requests
 
         return requests
+    if name == "interventions":
+        from failover.cli import interventions
+
+        return interventions
+    if name == "explain":
+        from failover.cli import explain
+
+        return explain
     if name == "journal":
         from failover.cli import journal
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import click
@@ -49,6 +50,12 @@ def amount(size_bytes: int | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TB"
+
+
+def wrapped(text: str, indent: int, width: int = 100) -> str:
+    """Long text goes on under itself, so that columns stay readable."""
+    lines = textwrap.wrap(text, max(width - indent, 40), break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
 
 
 def paint(text: str, color: str, wanted: bool) -> str:

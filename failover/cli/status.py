@@ -40,6 +40,8 @@ def status(scope: Scope, fresh: bool) -> int:
 
 def report(view: View, look: Look, found: tuple[Problem, ...]) -> dict[str, object]:
     """The answer as one document: the promise of `-o json`."""
+    from failover.cli.rejoins import document as rejoin
+
     seen, cluster = look.seen, view.cluster
     grant = seen.grant.value if seen.grant else None
     policy = seen.policy.value if seen.policy else None
@@ -60,6 +62,8 @@ def report(view: View, look: Look, found: tuple[Problem, ...]) -> dict[str, obje
         "cooldown_left_s": None,  # only the leader knows since when it counts
         "members": [_member(view, look, member.name) for member in view.rules.members],
         "controllers": _controllers(view, look),
+        "fenced": list(policy.fenced) if policy else [],
+        "rejoins": [rejoin(stored.value) for _, stored in sorted(seen.rejoins.items())],
         "sync": [{"w": pair.w, "names": list(pair.names)} for pair in grant.sync] if grant else [],
         "problems": [{"code": p.code, "text": p.text, "hint": p.hint} for p in found],
     }  # fmt: skip
@@ -138,6 +142,8 @@ def show(document: dict[str, object], color: bool, paused_left_s: float | None =
     if d["operation"]:
         click.echo("")
         click.echo(_operation_line(d["operation"], color))
+    for line in filter(None, map(_rejoin_line, _rows(d["rejoins"]))):
+        click.echo(f"\n{line}")
     problems = _rows(d["problems"])
     click.echo("")
     if not problems:
@@ -195,12 +201,25 @@ def _stream(m: dict[str, object]) -> str:
 
 
 def _operation_line(operation: object, color: bool) -> str:
-    from failover.cli.printing import paint
+    from failover.cli.printing import paint, wrapped
 
     o = operation if isinstance(operation, dict) else {}
     target = o.get("candidate") or o.get("target") or "?"
-    line = f"{o.get('kind')} {o.get('id')}: {o.get('old')} -> {target}, phase {o.get('phase')}"
-    return line + paint(f"\n   HELD: {o['held']}", "red", color) if o.get("held") else line
+    moves = o.get("old") if o.get("kind") == "fence" else f"{o.get('old')} -> {target}"
+    line = f"{o.get('kind')} {o.get('id')}: {moves}, phase {o.get('phase')}"
+    return line + paint(f"\n   HELD: {wrapped(str(o['held']), 9)}", "red", color) if o.get("held") else line
+
+
+def _rejoin_line(r: dict[str, object]) -> str | None:
+    """What a person should know of a rejoin: that it is not through, or that something was discarded for it."""
+    state, commits = r["state"], r["discarded_commits"]
+    if state == "done" and not commits:
+        return None
+    saved = f", saved in {r['saved']} on {r['member']}" if r["saved"] else ""
+    given_up = f"{commits} commits discarded{saved}" if commits else "nothing discarded"
+    if state == "done":
+        return f"{r['member']} rejoined by {r['way']}: {given_up}; `failoverctl rejoin -v` lists them"
+    return f"{r['member']}: {r['way']} {state}: {r['says'] or '-'}; {given_up}"
 
 
 def _list(value: object) -> list[object]:
