@@ -23,7 +23,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 
 def text() -> str:
     """Every phase table with its picture, then the guardian's duty table."""
-    parts = [part for kind in (OperationKind.FAILOVER, OperationKind.SWITCHOVER) for part in _operation(kind, TABLES[kind])]
+    parts = [part for kind in OperationKind for part in _operation(kind, TABLES[kind])]
     return "\n".join([*parts, *_duties(duty.TABLE)]).strip()
 
 

@@ -20,7 +20,16 @@ from pathlib import Path
 
 from failover.lab.commands import LabError, end_group, run, tail, wait
 from failover.lab.configuration import VIP, Secrets
-from failover.lab.processes import Process, child_of, inside, kill_verified, parent_of, pid_namespace, topmost
+from failover.lab.processes import (
+    Process,
+    child_of,
+    inside,
+    is_stopped,
+    kill_verified,
+    parent_of,
+    pid_namespace,
+    topmost,
+)
 from failover.lab.services import ROLES, Service, listening
 
 INIT = """\
@@ -48,6 +57,8 @@ while :; do sleep 1000000 & wait $!; done   # a blocking wait reaps whatever was
 BASE_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/", "PYTHONUNBUFFERED": "1"}
 
 RUN_FOLDERS = {"sshd": "root", "postgresql": "postgres", "failover": "root", "named": "bind", "lock": "root"}
+FREEZABLE = {"database": "postgres_all", "postmaster": "postmaster", "guardian": "guardian", "host": None}
+STOPS_S = 5.0  # a process in the kernel stops only when it comes out
 APPEARS_S = 3.0  # from fork to exec of the program itself; one that is not there by then has failed
 
 
@@ -202,8 +213,48 @@ class Host:
 
     def kill(self, role: str, number: int = signal.SIGKILL) -> list[int]:
         """Signal a role's processes (SIGKILL, SIGSTOP, SIGCONT, ...). The pids, in the root namespace, that got it."""
+        return self._signal([p.pid for p in self.of_role(role)], number)
+
+    def freeze(self, what: str) -> list[int]:
+        """Stop "database" (all that works in the data directory), "postmaster" (its main process alone), "guardian" or
+        "host" (everything), like a machine that no longer runs it: sockets stay open and nobody answers. Returns when all
+        of it stands still, forks of the last moment included; the pids, in the root namespace.
+
+        What lives in the kernel goes on (the gate, addresses with an end): only programs stop.
+        """
+        looked: list[int] = []
+
+        def stands_still() -> bool:
+            """The same processes in two looks, all stopped: one that was stopping during the first had no child since."""
+            nonlocal looked
+            before, looked = looked, [p.pid for p in self._of(what)]
+            running = self._signal([pid for pid in looked if not is_stopped(pid)], signal.SIGSTOP)
+            return not running and looked == before
+
+        wait(stands_still, STOPS_S, f"every process of the {what} of {self.name} stopped")
+        if not looked:
+            raise LabError(f"there is no {what} to freeze on {self.name}")
+        return looked
+
+    def thaw(self, what: str) -> list[int]:
+        """Let run again what `freeze` stopped, or what is left of it. The pids that were stopped."""
+        frozen = [p.pid for p in self._of(what) if is_stopped(p.pid)]
+        return sorted(self._signal(frozen, signal.SIGCONT))
+
+    @property
+    def is_frozen(self) -> bool:
+        """True while pid 1 stands still: no command given to this host would end."""
+        return is_stopped(self.init_pid)
+
+    def _of(self, what: str) -> list[Process]:
+        if what not in FREEZABLE:
+            raise LabError(f"no {what!r} to freeze; there are: {', '.join(FREEZABLE)}")
+        role = FREEZABLE[what]
+        return self.processes() if role is None else self.of_role(role)
+
+    def _signal(self, pids: Sequence[int], number: int) -> list[int]:
         namespace = pid_namespace(self.init_pid)
-        return [p.pid for p in self.of_role(role) if kill_verified(p.pid, pid_namespace, namespace, number)]
+        return [pid for pid in pids if kill_verified(pid, pid_namespace, namespace, number)]
 
     def start(self, role: str, deadline_s: float = 20.0) -> int:
         """Start a service and wait until it is ready. Nothing happens if it runs. Its pid."""

@@ -26,7 +26,7 @@ from failover.lab import configuration as conf
 from failover.lab import leftovers, services
 from failover.lab.commands import LabError, run, wait
 from failover.lab.host import Host
-from failover.lab.network import Switch, ip_batch, namespace_name
+from failover.lab.network import Cut, Switch, ip_batch, namespace_name
 from failover.lab.postgresql import Cluster
 from failover.profiles import PROFILES
 
@@ -36,7 +36,11 @@ PREFIX_LENGTH = conf.NETWORK.split("/")[1]
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What to boot. `daemons=False`: no controllers, no guardians. `root`: where the lab's directory is made."""
+    """What to boot. `daemons=False`: no controllers, no guardians. `root`: where the lab's directory is made.
+
+    `agentless` members are configured, and left, without a guardian; `fencing` is that key's value in the file.
+    `cooldown_s` replaces the profile's: how long no second automatic failover begins (`conf.shortest_cooldown_s`: T5).
+    """
 
     engine: str = "postgresql"
     replication: str = "strict"
@@ -44,6 +48,9 @@ class LabOptions:
     members: tuple[str, ...] = ("db1", "db2", "db3")
     daemons: bool = True
     mode: str = "automatic"
+    cooldown_s: float | None = None
+    agentless: tuple[str, ...] = ()
+    fencing: str = conf.FENCING
     root: Path | None = None
 
 
@@ -138,7 +145,10 @@ class Lab:
             folder = self.directory / name
             (folder / "ssh").mkdir(parents=True)
             host_keys.append((address, conf.make_key(folder / "ssh/host_key", name)))
-        text = conf.failover_yml(self.members, self.options.replication, self.options.profile, self.options.mode)
+        wanted = self.options
+        text = conf.failover_yml(
+            self.members, wanted.replication, wanted.profile, wanted.mode, wanted.cooldown_s, wanted.agentless, wanted.fencing
+        )
         names = [*conf.ACCOUNTS, "zookeeper", "webhook", "tsig", "ssh_key"]
         addresses = [address for _, address in self.members]
         for number, (name, address) in enumerate(self.members, 1):
@@ -156,7 +166,7 @@ class Lab:
 
     def _database_host(self, name: str, address: str, number: int, addresses: list[str], public_key: str) -> Host:
         folder = self.directory / name
-        data, state, zookeeper = folder / "pgdata", folder / "state", folder / "zookeeper"
+        data, state, zookeeper = folder / "postgresql/main", folder / "state", folder / "zookeeper"
         for path in (data, state, zookeeper):
             path.mkdir(parents=True, exist_ok=True)
         clock = PROFILES[self.options.profile]
@@ -170,7 +180,7 @@ class Lab:
             services.guardian_service(conf.CLUSTER),
         ]
         binds = [(folder / "etc-failover", "/etc/failover"), (state, "/var/lib/failover"),
-                 (data, services.PGDATA), (zookeeper, services.ZKDATA)]  # fmt: skip
+                 (data.parent, services.PGROOT), (zookeeper, services.ZKDATA)]  # fmt: skip
         env = {"FAILOVER_CONFIG": conf.CONFIG, "FAILOVER_NODE": name}
         return Host(name, address, namespace_name(self.id, name), folder, self.secrets, binds,
                     {service.role: service for service in roles}, env, data)  # fmt: skip
@@ -195,7 +205,9 @@ class Lab:
     def start_daemons(self) -> None:
         """Controllers and guardians of all hosts, in parallel."""
         with ThreadPoolExecutor(max_workers=2 * len(self.members)) as pool:
-            _all(pool.submit(self.start, name, role) for name, _ in self.members for role in ("guardian", "controller"))
+            daemons = [(name, role) for name, _ in self.members for role in ("guardian", "controller")]
+            alone = {(name, "guardian") for name in self.options.agentless}
+            _all(pool.submit(self.start, name, role) for name, role in daemons if (name, role) not in alone)
 
     def close(self, keep: bool = False) -> None:
         """End every process, delete the namespaces and, unless `keep`, the directory. Safe to repeat."""
@@ -227,6 +239,11 @@ class Lab:
         return self.hosts[name]
 
     @property
+    def cooldown_s(self) -> float:
+        """After a failover the controllers begin no other by themselves for this long."""
+        return self.options.cooldown_s or PROFILES[self.options.profile].cooldown_s
+
+    @property
     def app(self) -> Host:
         return self.host("app")
 
@@ -245,16 +262,27 @@ class Lab:
         self.host(host).stop(role)
 
     def ctl(self, *args: str, timeout_s: float = 30.0, on: str | None = None) -> subprocess.CompletedProcess[str]:
-        """`failoverctl ARGS` on a database host (the first that is up and plugged in). The exit code is not judged."""
-        name = on or next((n for n, _ in self.members if self.host(n).is_up and self.switch.port_is_up(n)), None)
+        """`failoverctl ARGS` on a database host (the first that works and is connected). The exit code is not judged."""
+        name = on or next((n for n, _ in self.members if self._works(n)), None)
         if name is None:
             raise LabError("no database host is up and connected")
         return self.host(name).run([services.entry_point("failoverctl"), *args], timeout_s, check=False)
+
+    def _works(self, name: str) -> bool:
+        host = self.host(name)
+        return host.is_up and not host.is_frozen and not self.switch.is_isolated(name)
 
     def primary(self) -> str | None:
         """Name of the member whose database says it is not in recovery; None if there is no such or more than one."""
         found = self.databases.primaries()
         return found[0] if len(found) == 1 else None
+
+    def zookeeper_leader(self) -> str | None:
+        """Name of the host whose ZooKeeper server leads the ensemble; None while nobody does."""
+        return next((n for n, _ in self.members if self._works(n) and self._zookeeper_mode(n) == "leader"), None)
+
+    def _zookeeper_mode(self, name: str) -> str:
+        return self.host(name).run(["bash", "-c", services.ZOOKEEPER_MODE], 5.0, check=False).stdout.strip()
 
     @staticmethod
     def wait(condition: Callable[[], bool], deadline_s: float, says: str | Callable[[], str]) -> float:
@@ -278,32 +306,68 @@ class Lab:
         wait(lambda: _answers(host), 60.0, f"the new copy on {member} to answer")
 
     # --- links -----------------------------------------------------------------------------------------------------
-    def cut(self, host: str) -> None:
-        """Pull the host's network cable: silence, nothing is reset."""
-        self.switch.set_port(self.host(host).name, False)
+    def cut(self, host: str, *peers: str, one_way: bool = False, port: int | None = None) -> None:
+        """Make silence; nothing is reset, established connections hang.
 
-    def heal(self, host: str) -> None:
-        self.switch.set_port(self.host(host).name, True)
+        >>> lab.cut("db1")                              # its cable is pulled
+        >>> lab.cut("db1", "db2", "dns")                # these pairs no longer hear each other; all begin at once
+        >>> lab.cut("db1", "db2", one_way=True)         # what db1 sends to db2 is lost; the way back works
+        >>> lab.cut("db1", port=22)                     # nobody reaches port 22 of db1, and no answer comes from it
+        >>> lab.cut("db1", "db2", port=22, one_way=True)  # db2's requests arrive at db1's port 22, the answers are lost
+        """
+        if not peers and port is None:
+            if one_way:
+                raise LabError("a cable is cut both ways; name the other host")
+            self.switch.set_port(self.host(host).name, False)
+            return
+        self.switch.drop(self.switch.cuts | self._cuts(host, peers, one_way, port))
+
+    def heal(self, host: str | None = None, *peers: str, one_way: bool = False, port: int | None = None) -> None:
+        """Undo `cut` called with the same words. Without any: heal everything, cables of hosts that are up included."""
+        if host is None:
+            self.switch.drop(())
+            for name, one in self.hosts.items():
+                if one.is_up:
+                    self.switch.set_port(name, True)
+        elif not peers and port is None:
+            self.switch.set_port(self.host(host).name, True)
+        else:
+            self.switch.drop(self.switch.cuts - self._cuts(host, peers, one_way, port))
+
+    def _cuts(self, host: str, peers: Iterable[str], one_way: bool, port: int | None) -> set[Cut]:
+        """A port is `host`'s own: requests to it and answers from it. No peer named: every other host is one."""
+        others = [self.host(name).name for name in peers] or [name for name in self.hosts if name != host]
+        here = self.host(host).name
+        away = {Cut(here, other, answer=port) for other in others}
+        back = {Cut(other, here, request=port) for other in others}
+        return away if one_way else away | back
 
     def crash(self, host: str) -> None:
-        """Everything on the host ends (its peers see resets), then its kernel is gone too: cable, addresses, rules.
+        """Everything on the host ends (its peers see resets), then its kernel is gone too: cable, addresses, rules."""
+        self.host(host).crash()
+        self.switch.set_port(host, False)
+        self._forget_kernel(host)
 
-        A loss of power is `cut` first, then `crash`: nobody is told.
-        """
-        target = self.host(host)
-        target.crash()
-        self.cut(host)
-        run(["ip", "netns", "exec", target.namespace, "nft", "flush", "ruleset"])
-        run(["ip", "-n", target.namespace, "addr", "flush", "dev", "eth0"])
+    def power_off(self, host: str) -> None:
+        """The power is gone: the same, but nobody is told; to its peers the host is silent from one instant to the next."""
+        self.switch.set_port(self.host(host).name, False)
+        self.host(host).crash()
+        self._forget_kernel(host)
+
+    def _forget_kernel(self, host: str) -> None:
+        """A namespace outlives its processes: without this the dead host's kernel would go on owning its addresses."""
+        namespace = self.host(host).namespace
+        run(["ip", "netns", "exec", namespace, "nft", "flush", "ruleset"])
+        run(["ip", "-n", namespace, "addr", "flush", "dev", "eth0"])
 
     def boot_host(self, host: str, roles: Iterable[str] = ("sshd", "zookeeper")) -> None:
-        """Power a crashed host on: its own address, pid 1, then the given services."""
+        """Power a crashed host on: its own address, pid 1, then the given services, all at once. Cuts stay."""
         target = self.host(host)
         ip_batch([f"addr replace {target.address}/{PREFIX_LENGTH} brd + dev eth0"], target.namespace)
-        self.heal(host)
+        self.switch.set_port(host, True)
         target.boot()
-        for role in roles:
-            target.start(role)
+        with ThreadPoolExecutor(max_workers=len(services.ROLES)) as pool:
+            _all(pool.submit(target.start, role) for role in roles)
 
 
 def _answers(host: Host) -> bool:

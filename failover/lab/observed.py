@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from failover.lab.commands import LabError
 from failover.lab.lab import Lab
@@ -29,6 +29,18 @@ class MemberSeen:
 
 
 @dataclass(frozen=True)
+class RejoinSeen:
+    """How a member came back that could not simply follow, and what was given up for it. `tables`: rows each had got."""
+
+    member: str
+    way: str
+    state: str
+    discarded_commits: int
+    tables: Mapping[str, int]
+    record: str  # all of it, to tell a new one from the one of an earlier act
+
+
+@dataclass(frozen=True)
 class Seen:
     """One answer of `failoverctl status -o json`."""
 
@@ -39,6 +51,7 @@ class Seen:
     members: tuple[MemberSeen, ...]
     leader: str | None
     problems: tuple[str, ...]
+    rejoins: Mapping[str, RejoinSeen] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
@@ -80,6 +93,7 @@ def parse(text: str) -> Seen:
         members=tuple(_member(member) for member in _records(record["members"])),
         leader=next((str(c["name"]) for c in _records(record["controllers"]) if c.get("leader")), None),
         problems=tuple(str(problem["text"]) for problem in _records(record.get("problems"))),
+        rejoins={str(one["member"]): _rejoin(one) for one in _records(record.get("rejoins"))},
     )
 
 
@@ -95,6 +109,22 @@ def _member(record: Mapping[str, object]) -> MemberSeen:
         lag_bytes=None if lag is None else int(str(lag)),
         rejoin=_text(record.get("rejoin")),
         problems=tuple(map(str, problems)) if isinstance(problems, list) else (),
+    )
+
+
+def _rejoin(record: Mapping[str, object]) -> RejoinSeen:
+    """`tables` is a list of {"table", "rows"}, of pairs, or one object: name -> rows."""
+    listed = record.get("tables") or []
+    pairs = list(listed.items()) if isinstance(listed, dict) else []
+    for entry in listed if isinstance(listed, list) else []:
+        pairs.append((entry["table"], entry["rows"]) if isinstance(entry, dict) else (entry[0], entry[1]))
+    return RejoinSeen(
+        member=str(record["member"]),
+        way=str(record.get("way")),
+        state=str(record.get("state")),
+        discarded_commits=int(str(record.get("discarded_commits") or 0)),
+        tables={str(name): int(str(rows)) for name, rows in pairs},
+        record=json.dumps(record, sort_keys=True),
     )
 
 

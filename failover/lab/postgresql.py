@@ -71,9 +71,9 @@ class Cluster:
         (host.data_dir / "standby.signal").touch()
         shutil.chown(host.data_dir / "standby.signal", "postgres", "postgres")
 
-    def primaries(self) -> list[str]:
-        """Members whose database answers that it is not in recovery."""
-        running = [host for host in self.hosts if host.is_up]
+    def primaries(self, but: str | None = None) -> list[str]:
+        """Members, all or all but one, whose database answers that it is not in recovery."""
+        running = [host for host in self.hosts if host.is_up and host.name != but]
         with ThreadPoolExecutor(max_workers=max(1, len(running))) as pool:
             return [host.name for host, yes in zip(running, pool.map(self._is_primary, running), strict=True) if yes]
 
@@ -96,6 +96,8 @@ class Cluster:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+        for left in host.data_dir.parent.glob(f"{host.data_dir.name}.*"):  # what a guardian had begun for the old data
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         shutil.chown(host.data_dir, "postgres", "postgres")
         os.chmod(host.data_dir, 0o700)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from failover.clock import boottime_s
+
 
 @dataclass(frozen=True)
 class Process:
@@ -48,6 +50,21 @@ def topmost(processes: list[Process], match: Match) -> list[Process]:
     return [p for p in matching.values() if p.parent not in matching]
 
 
+def is_stopped(pid: int) -> bool:
+    """True if every thread of a process is stopped (SIGSTOP), or the process is gone or ended."""
+    try:
+        states = [_state_and_parent(Path(task, "stat"))[0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return True
+    return all(state in "TtZX" for state in states)
+
+
+def age_s(pid: int) -> float:
+    """How long a process has run. Raises OSError if it is gone."""
+    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return boottime_s() - started / os.sysconf("SC_CLK_TCK")
+
+
 def parent_of(pid: int) -> int | None:
     process = _read(pid)
     return process.parent if process else None
@@ -84,6 +101,11 @@ def kill_verified(
         os.close(handle)
 
 
+def _state_and_parent(stat: Path) -> tuple[str, str]:
+    state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+    return state, parent
+
+
 def _inode(path: str) -> int | None:
     try:
         return os.stat(path).st_ino
@@ -93,8 +115,7 @@ def _inode(path: str) -> int | None:
 
 def _read(pid: int) -> Process | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        state, parent = stat[stat.rindex(")") + 2 :].split()[:2]
+        state, parent = _state_and_parent(Path(f"/proc/{pid}/stat"))
         if state == "Z":
             return None
         raw = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")

@@ -25,6 +25,8 @@ from failover.lab.verdict import Limits, Row, median_outage_ms
 LOOK_S = 0.25
 ASK_S = 2.0  # `failoverctl status` costs a third of a second of one core: not more often, and never while measuring
 EVENTS = 8
+RESULTS, FEWEST_RESULTS = 14, 3
+ABOVE_RESULTS = 28  # lines of the screen that are not results
 ROLES = ("controller", "guardian")
 
 
@@ -142,7 +144,8 @@ class LiveScreen(Screen):
             meter(stage),
             Panel(events, title="events", height=EVENTS + 2),
         ]
-        return Group(*parts, *([results(self.rows)] if self.rows else []))
+        lines = max(FEWEST_RESULTS, min(RESULTS, self.console.height - ABOVE_RESULTS))
+        return Group(*parts, *([results(self.rows, lines)] if self.rows else []))
 
 
 def event_text(host: str, line: str) -> str:
@@ -159,8 +162,9 @@ def topology(seen: Seen | None, stage: Stage) -> Table:
     title = f"cluster orders, epoch {seen.epoch}, leader {seen.leader or 'none'}" if seen else "cluster orders"
     if stage.measuring.is_set():
         title += "  (role to note: as before the fault, nobody is asked while writes are measured)"
-    names = ["member", "VIP", "takes writes", "role", "gate", "streaming", "lag", "note"]
+    names = ["member", "VIP", "takes writes", "role", "gate", "streaming", "lag"]
     table = Table(*names, title=title, title_justify="left", expand=True)
+    table.add_column("note", no_wrap=True, overflow="ellipsis", ratio=1)  # one line each, or everything below would jump
     holders, takers = stage.traffic.vip_holders(), stage.traffic.takers()
     known = {member.name: member for member in seen.members} if seen else {}
     for host in stage.members:
@@ -195,43 +199,65 @@ def meter(stage: Stage) -> Text:
 def row_text(row: Row) -> Text:
     """One result in one line."""
     good = row.result == "ok"
+    told = "" if row.reported is None else f" ({row.reported} reported)"
     text = (
-        f"{ACTS[row.act].title}: writes stopped for {row.outage_ms:.0f} ms, {row.acked} acknowledged, {row.lost} lost, "
+        f"{ACTS[row.act].title}: writes stopped for {row.outage_ms:.0f} ms, {row.acked} acknowledged, {row.lost} lost{told}, "
         f"two writers {row.dual_writer_ms:.0f} ms, primary now {row.promoted or 'nobody'}"
     )
     return Text.assemble(("ok   " if good else "FAIL ", "green" if good else "bold red"), text,
                          "" if good else f": {row.result}")  # fmt: skip
 
 
-def results(rows: Sequence[Row]) -> Table:
-    """Every run so far."""
-    names = ["act", "outage ms", "acked", "lost", "two writers ms", "promoted", "VIP", "DNS", "notice", "result"]
-    table = Table(*names, title="results", title_justify="left", expand=True)
-    for row in rows:
-        flags = ["yes" if flag else "NO" for flag in (row.vip_ok, row.dns_ok, row.notified)]
-        style = "" if row.result == "ok" else "red"
-        table.add_row(
-            row.act, f"{row.outage_ms:.0f}", str(row.acked), str(row.lost), f"{row.dual_writer_ms:.0f}",
-            row.promoted or "nobody", *flags, row.result, style=style,
-        )  # fmt: skip
+def results(rows: Sequence[Row], last: int = RESULTS) -> Table:
+    """The latest runs, the newest last, one line each: a screen has only so many."""
+    heads = ["act", "outage ms", "acked", "lost", "two writers ms", "primary now", "VIP DNS notice", "result"]
+    table = Table(title="results", title_justify="left", expand=True)
+    lines = [_result(row) for row in rows[-last:]]
+    _add_columns(table, heads[:-1], lines)
+    table.add_column(heads[-1], no_wrap=True, overflow="ellipsis", ratio=1)  # it gives way, the others do not
+    for row, line in zip(rows[-last:], lines, strict=True):
+        table.add_row(*line, style="" if row.result == "ok" else "red")
     return table
+
+
+def _result(row: Row) -> list[str]:
+    wrong = [name for name, good in (("VIP", row.vip_ok), ("DNS", row.dns_ok), ("notice", row.notified)) if not good]
+    figures = [f"{row.outage_ms:.0f}", str(row.acked), _lost((row,)), f"{row.dual_writer_ms:.0f}"]
+    return [row.act, *figures, row.promoted or "nobody", f"no {', '.join(wrong)}" if wrong else "yes", row.result]
 
 
 def verdict_table(rows: Sequence[Row], acts: Sequence[str], limits: Limits) -> Table:
-    """Medians against what is promised."""
-    times = ["median outage ms", "worst ms", "allowed median ms"]
-    counts = ["acknowledged", "lost", "two writers ms"]
-    table = Table("act", "runs", *times, *counts, title="verdict", title_justify="left")
+    """Medians against what is promised, one line per act."""
+    heads = ["act", "runs", "median outage ms", "worst ms", "limit ms", "acked", "lost", "two writers ms"]
+    table = Table(title="verdict", title_justify="left")
+    lines, bad = [], []
     for act in acts:
         of_act = [row for row in rows if row.act == act]
-        value = median_outage_ms(rows, act)
-        table.add_row(
-            ACTS[act].title, str(len(of_act)), "-" if value is None else f"{value:.0f}",
-            f"{max((row.outage_ms for row in of_act), default=0):.0f}", f"{limits.of(act):.0f}",
-            str(sum(row.acked for row in of_act)), str(sum(row.lost for row in of_act)),
-            f"{sum(row.dual_writer_ms for row in of_act):.0f}",
-        )  # fmt: skip
+        value, allowed = median_outage_ms(rows, act), limits.of(act)
+        outages = ["-" if value is None else f"{value:.0f}", f"{max((row.outage_ms for row in of_act), default=0):.0f}"]
+        counts = [str(sum(row.acked for row in of_act)), _lost(of_act), f"{sum(row.dual_writer_ms for row in of_act):.0f}"]
+        lines.append([ACTS[act].title, str(len(of_act)), *outages, f"{allowed:.0f}", *counts])
+        bad.append(value is None or value > allowed or any(row.result != "ok" for row in of_act))
+    _add_columns(table, heads, lines)
+    for line, is_bad in zip(lines, bad, strict=True):
+        table.add_row(*line, style="red" if is_bad else "")
     return table
+
+
+def _add_columns(table: Table, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """As wide as what stands in them, whatever the window; only a head may wrap, between words. Figures to the right."""
+    for number, head in enumerate(heads):
+        cells = [line[number] for line in lines]
+        width = max(map(len, [*head.split(), *cells]))
+        figures = all(cell[:1].isdigit() or cell == "-" for cell in cells)
+        table.add_column(head, width=width, justify="right" if figures else "left")
+
+
+def _lost(rows: Sequence[Row]) -> str:
+    """Acknowledged writes lost; behind a slash the discarded rows that the product reported, where losing is allowed."""
+    lost = sum(row.lost for row in rows)
+    reported = [row.reported for row in rows if row.replication == "async" and row.reported is not None]
+    return f"{lost}/{sum(reported)}" if reported else str(lost)
 
 
 def _size(path: Path) -> int:

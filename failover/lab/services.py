@@ -19,8 +19,10 @@ from failover.lab.commands import LabError, private_file
 from failover.lab.processes import Process
 
 Inode = tuple[int, int]
-PGDATA = "/var/lib/failover-lab/pgdata"
+PGROOT = "/var/lib/failover-lab/postgresql"  # mounted: what lies in it can be renamed
+PGDATA = f"{PGROOT}/main"
 ZKDATA = "/var/lib/failover-lab/zookeeper"
+FAILPOINTS = "/run/failover/failpoints"  # empty unless a test lays one: see failpoints.py
 JARS = Path("/usr/share/java")
 
 
@@ -130,7 +132,7 @@ SetEnv FAILOVER_CONFIG=/etc/failover/failover.yml FAILOVER_NODE={node}
 
 
 # --- ZooKeeper -----------------------------------------------------------------------------------------------------
-_MODE = "exec 3<>/dev/tcp/127.0.0.1/2181 && printf srvr >&3 && grep -q ^Mode <&3"
+ZOOKEEPER_MODE = "exec 3<>/dev/tcp/127.0.0.1/2181 && printf srvr >&3 && sed -n 's/^Mode: //p' <&3 | grep ."
 
 
 def write_zookeeper(host_dir: Path, number: int, addresses: Sequence[str], tick_ms: int, sync_limit: int) -> Service:
@@ -166,7 +168,7 @@ standaloneEnabled=false
         "-cp", f"{JARS}/zookeeper.jar:{JARS}/slf4j-simple.jar",
         "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(host_dir / "zoo.cfg"),
     ]  # fmt: skip
-    return Service("zookeeper", argv, port=2181, ready=["bash", "-c", _MODE])
+    return Service("zookeeper", argv, port=2181, ready=["bash", "-c", ZOOKEEPER_MODE])
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ zone "{zone}" {{ type primary; file "/var/cache/bind/db.{zone}"; allow-update {{
 
 # --- our daemons ---------------------------------------------------------------------------------------------------
 def controller_service() -> Service:
-    return Service("controller", [entry_point("failoverd")])
+    return Service("controller", [entry_point("failoverd")], env={"FAILOVER_FAILPOINTS": FAILPOINTS})
 
 
 def guardian_service(cluster: str) -> Service:

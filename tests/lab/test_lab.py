@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from failover.lab import Lab, LabError, LabOptions, leftovers
 from failover.lab.commands import run, wait
 from failover.lab.configuration import DNS, TSIG_NAME, VIP, ZONE
 from failover.lab.network import namespaces_of
-from failover.lab.processes import Process
+from failover.lab.processes import Process, is_stopped
 from failover.lab.services import ROLES
 
 HOLDER = """
@@ -167,6 +167,75 @@ def test_a_cut_cable_is_silence_until_it_is_healed(lab: Lab) -> None:
     lab.wait(lambda: "db3" in streaming(lab), 15.0, "db3 streaming again")
 
 
+@pytest.fixture
+def partitioned(lab: Lab) -> Iterator[Lab]:
+    """The lab; whatever a test cuts is whole again afterwards."""
+    yield lab
+    lab.heal()
+    assert reaches(lab, "db1", "10.77.0.12")
+
+
+def test_a_cut_pair_hears_everybody_else(partitioned: Lab) -> None:
+    partitioned.cut("db1", "db2", "dns")
+    assert not reaches(partitioned, "db1", "10.77.0.12") and not reaches(partitioned, "db2", "10.77.0.11")
+    assert reaches(partitioned, "db1", "10.77.0.13") and reaches(partitioned, "app", "10.77.0.11")
+    partitioned.heal("db1", "db2")
+    assert reaches(partitioned, "db2", "10.77.0.11")
+    assert partitioned.switch.is_isolated("db1"), "dns is still cut off"
+
+
+def test_one_direction_is_lost_and_the_other_arrives(partitioned: Lab) -> None:
+    partitioned.cut("db1", "db2", one_way=True)
+    count = "cat /sys/class/net/eth0/statistics/rx_packets"
+    before = int(partitioned.host("db1").run(["sh", "-c", count]).stdout)
+    assert not reaches(partitioned, "db2", "10.77.0.11")  # the answers are lost
+    assert int(partitioned.host("db1").run(["sh", "-c", count]).stdout) > before
+    with pytest.raises(LabError, match="both ways"):
+        partitioned.cut("db1", one_way=True)
+
+
+def test_a_cut_port_is_that_hosts_own_and_no_other(partitioned: Lab) -> None:
+    partitioned.cut("db1", port=22)
+    assert not reaches(partitioned, "db2", "10.77.0.11") and not reaches(partitioned, "app", "10.77.0.11")
+    assert reaches(partitioned, "db1", "10.77.0.12")
+    assert partitioned.app.psql("SELECT 1", "app", "app", "10.77.0.11") == "1"
+    partitioned.heal("db1", port=22)
+    assert reaches(partitioned, "db2", "10.77.0.11")
+
+
+def test_a_partition_is_silence_on_an_established_connection_and_nothing_is_lost_when_it_is_healed(partitioned: Lab) -> None:
+    partitioned.cut("db1", "db3")
+    db1 = partitioned.host("db1")
+    db1.psql("CREATE TABLE beyond (n int); DROP TABLE beyond")
+    behind = "SELECT pg_wal_lsn_diff(sent_lsn, flush_lsn) > 0 FROM pg_stat_replication WHERE application_name = 'db3'"
+    partitioned.wait(lambda: db1.psql(behind) in ("t", ""), 5.0, "db3 hears nothing of it")
+    partitioned.heal()
+    partitioned.wait(lambda: "db3" in streaming(partitioned) and db1.psql(behind) == "f", 15.0, "db3 has it all")
+
+
+def test_no_ruleset_of_a_host_is_touched_and_flushing_it_heals_nothing(partitioned: Lab) -> None:
+    partitioned.cut("db1", "db2")
+    assert partitioned.host("db1").run(["nft", "list", "ruleset"]).stdout == ""
+    for name in ("db1", "db2"):
+        partitioned.host(name).run(["nft", "flush", "ruleset"])
+    assert not reaches(partitioned, "db1", "10.77.0.12")
+
+
+def test_commands_go_to_a_host_that_is_neither_cut_off_nor_frozen(partitioned: Lab) -> None:
+    db1 = partitioned.host("db1")
+    said = partitioned.ctl("--help", on=None)
+    assert said.returncode == 0
+    partitioned.cut("db1", "db2", "db3")
+    with pytest.raises(LabError, match="no database host"):
+        partitioned.ctl("--help")
+    partitioned.heal()
+    db1.freeze("host")
+    try:
+        assert partitioned.ctl("--help").returncode == 0
+    finally:
+        db1.thaw("host")
+
+
 def test_killing_a_postmaster_spares_the_other_hosts_and_start_brings_it_back(lab: Lab) -> None:
     db2 = lab.host("db2")
     others = [lab.host(name).pid_of("postmaster") for name in ("db1", "db3")]
@@ -181,14 +250,59 @@ def test_killing_a_postmaster_spares_the_other_hosts_and_start_brings_it_back(la
 
 def test_a_frozen_database_answers_nobody_and_the_question_ends_at_its_deadline(lab: Lab) -> None:
     db3 = lab.host("db3")
-    assert len(db3.kill("postgres_all", signal.SIGSTOP)) > 3
+    assert len(db3.freeze("database")) > 3
     try:
         with pytest.raises(LabError, match="no end after 1 s"):
             db3.psql("SELECT 1", timeout_s=1.0)
         assert not [p for p in db3.processes() if p.argv[0] == "psql"]
     finally:
-        db3.kill("postgres_all", signal.SIGCONT)
+        db3.thaw("database")
     assert db3.psql("SELECT 1") == "1"
+
+
+def test_behind_a_frozen_postmaster_old_sessions_work_on_and_new_ones_hang(lab: Lab) -> None:
+    db3 = lab.host("db3")
+    argv = ["psql", "-XAtqw", "-h", "/run/postgresql", "-U", "postgres", "-d", "postgres"]
+    session = db3.popen(argv, user="postgres")
+    assert session.stdin is not None and session.stdout is not None
+    try:
+        session.stdin.write("SELECT 41;\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == "41\n"
+        assert db3.freeze("postmaster") == [db3.pid_of("postmaster")]
+        session.stdin.write("SELECT 42;\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == "42\n"
+        with pytest.raises(LabError, match="no end after 1 s"):
+            db3.psql("SELECT 1", timeout_s=1.0)
+    finally:
+        db3.thaw("postmaster")
+        db3.end(session)
+    assert db3.psql("SELECT 1") == "1"
+
+
+def test_a_frozen_host_stands_still_with_all_it_forks_and_runs_on_when_thawed(lab: Lab) -> None:
+    """A process that forks all the time is the hard one: its youngest child must not be missed."""
+    db3 = lab.host("db3")
+    forker = db3.popen(["sh", "-c", "while :; do (sleep 0.01); done"])
+    try:
+        frozen = db3.freeze("host")
+        assert db3.is_frozen and db3.pid_of("postmaster") in frozen
+        assert all(is_stopped(p.pid) for p in db3.processes())
+        assert {p.pid for p in db3.processes()} == set(frozen)
+        assert reaches(lab, "app", "10.77.0.13"), "the kernel still accepts connections"
+    finally:
+        db3.thaw("host")
+        db3.end(forker)
+    assert not db3.is_frozen and db3.psql("SELECT 1") == "1"
+    wait(lambda: zookeeper_mode(lab, "db3") != "", 15.0, "db3's ZooKeeper in the ensemble")
+
+
+def test_what_is_not_there_or_not_known_cannot_be_frozen(lab: Lab) -> None:
+    with pytest.raises(LabError, match="there is no guardian to freeze on db3"):
+        lab.host("db3").freeze("guardian")
+    with pytest.raises(LabError, match="no 'kernel' to freeze; there are: database"):
+        lab.host("db3").freeze("kernel")
 
 
 def test_a_reseeded_member_streams_again(lab: Lab) -> None:
@@ -293,15 +407,32 @@ def test_a_boot_that_fails_leaves_nothing(machine: None) -> None:
     assert set(leftovers.ROOT.glob(f"{leftovers.PREFIX}*")) == before
 
 
-def test_a_crashed_host_comes_back_with_its_data_and_without_its_virtual_address(lab: Lab) -> None:
+def how_it_ends(lab: Lab, end: Callable[[str], None]) -> str:
+    """What a connection from the application's host to db3 hears while `end("db3")` is done: "reset" or "silence"."""
+    listener = "import socket; s = socket.create_connection(('10.77.0.13', 5432)); s.settimeout(1.5); print('open', flush=True)\n"
+    listener += "try: print('closed' if s.recv(1) == b'' else 'data')\n"
+    listener += "except ConnectionResetError: print('reset')\nexcept TimeoutError: print('silence')"
+    client = lab.app.popen([sys.executable, "-c", listener])
+    assert client.stdout is not None
+    try:
+        assert client.stdout.readline() == "open\n"
+        end("db3")
+        return client.stdout.readline().strip()
+    finally:
+        lab.app.end(client)
+
+
+@pytest.mark.parametrize(("verb", "heard"), [("crash", {"reset", "closed"}), ("power_off", {"silence"})])
+def test_a_dead_host_comes_back_with_its_data_and_without_its_virtual_address(lab: Lab, verb: str, heard: set[str]) -> None:
+    """A crash is heard, a loss of power is not. Either way the kernel is gone: its addresses answer nobody."""
     db3 = lab.host("db3")
     db3.run(["ip", "addr", "add", f"{VIP}/32", "dev", "eth0"])
     assert db3.has_vip()
-    lab.crash("db3")
+    assert how_it_ends(lab, getattr(lab, verb)) in heard
     assert not db3.is_up and not db3.has_vip() and not reaches(lab, "app", "10.77.0.13")
     lab.boot_host("db3")
     assert db3.addresses() == ("10.77.0.13",)
     (db3.data_dir or Path()).joinpath("postmaster.pid").unlink(missing_ok=True)
     db3.start("postmaster")
     lab.wait(lambda: "db3" in streaming(lab), 15.0, "db3 streaming again")
-    wait(lambda: zookeeper_mode(lab, "db3") == "follower", 15.0, "db3's ZooKeeper follows")
+    wait(lambda: lab.zookeeper_leader() is not None and zookeeper_mode(lab, "db3") != "", 15.0, "db3's ZooKeeper is back")
