@@ -38,10 +38,11 @@ ARROWS: dict[str, set[str]] = {
     "coordination": COMMON | {"remote"},
     "guardian": COMMON | {"remote", "engines", "actuators", "coordination"},
     "runtime": COMMON | {"remote", "engines", "actuators", "coordination"},
-    "bootstrap": COMMON | {"remote", "engines", "actuators", "coordination", "guardian", "runtime"},
+    "bootstrap": COMMON | {"remote", "engines", "actuators", "coordination", "guardian", "runtime", "alone"},
+    "alone": COMMON | {"remote", "engines", "guardian"},
     "api": COMMON | {"coordination", "runtime", "bootstrap"},
     "cli": COMMON | {"remote", "coordination", "runtime", "bootstrap"},
-    "__main__": COMMON | {"remote", "guardian", "runtime", "bootstrap", "cli"},
+    "__main__": COMMON | {"remote", "guardian", "runtime", "bootstrap", "cli", "alone"},
     "lab": COMMON,
     "sim": COMMON | {"coordination", "runtime", "guardian", "engines", "actuators"},
 }  # fmt: skip
