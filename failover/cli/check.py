@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from failover.settings import ClusterSettings, Settings
 
 LOOK_S = 3.0
+ALONE_S = 10.0  # an agent without a guardian reads the configuration before it can look
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 
 
@@ -192,7 +193,7 @@ def _agent(lines: object, cluster: str, member: str, guarded: bool) -> Item:
     assert isinstance(lines, Agents)
     try:
         hello = lines.call(member, "hello", {}, LOOK_S)
-        found = lines.call(member, "status", {"cluster": cluster}, LOOK_S)
+        found = lines.call(member, "status", {"cluster": cluster}, ALONE_S)
     except WrongCredentials as error:
         return Item("ssh", member, FAIL, str(error), f"compare ssh.known_hosts_file and the authorized key on {member}")
     except FailoverError as error:

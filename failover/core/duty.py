@@ -45,7 +45,8 @@ class LocalFacts:
     `running`: a main process of this data directory exists. `role` is what it answered lately. `upstream` is the member it is
     told to stream from. `grant_position` is the granted member's latest position or, before it wrote, the minimum it must hold.
     `handover_since_s`: when this guardian began to hand over for the present operation. `quiet`: W has passed since this
-    guardian started, which counts as its last pledge; `sealed_quiet`: the report of `sealed_for` said so.
+    guardian started, which counts as its last pledge; `sealed_quiet`: the report of `sealed_for` said so. `highest`: the
+    greatest epoch that this host has ever seen, from its disk.
     """
 
     now_s: float
@@ -73,6 +74,7 @@ class LocalFacts:
     handover_operation: str | None
     quiet: bool = False
     sealed_quiet: bool = False
+    highest: int = 0
     rejoin: RejoinFacts = NOTHING_WRONG
 
     @property
@@ -83,6 +85,11 @@ class LocalFacts:
     def mine(self) -> bool:
         """The grant names me, under an epoch that I have not closed."""
         return self.grant is not None and self.grant.value.member == self.me and self.epoch > self.closed
+
+    @property
+    def went_back(self) -> bool:
+        """ZooKeeper shows an older epoch than this host has seen: a restored copy, or a bug that lost what it had promised."""
+        return self.grant is not None and self.epoch < self.highest
 
     @property
     def paused(self) -> bool:
@@ -137,7 +144,7 @@ class Row:
 
 def wants_lease(facts: LocalFacts) -> bool:
     """Should a renewal be sent now? Never while handing over, except the one that gives writes back after the deadline."""
-    if facts.released or not facts.mine or not _armed(facts):
+    if facts.released or not facts.mine or not _armed(facts) or facts.went_back:
         return False
     if facts.paused and facts.lease.untimed:
         return False  # ZooKeeper knows that no clock bounds us
@@ -234,6 +241,10 @@ TABLE: tuple[Row, ...] = (
     Row(Duty.WATCH, lambda f: f.released, "released by hand: the port is open and nobody guards it"),
     Row(Duty.WATCH, lambda f: f.grant is None, "not adopted: watching only"),
     Row(Duty.WATCH, lambda f: not _armed(f), "mode observe: watching only"),
+    Row(
+        Duty.HOLD, lambda f: f.went_back,
+        "ZooKeeper has gone back to an older epoch than this host has seen: nothing is opened, started or followed",
+    ),
     Row(Duty.FENCE, _owes_a_fence, "my grant was taken away: fencing and writing the receipt"),
     Row(Duty.GIVE_BACK, lambda f: f.handing_over and f.handover_late, "the handover took too long: giving writes back"),
     Row(Duty.HAND_OVER, lambda f: f.handing_over, "switchover: writes stopped, shutting down in order"),

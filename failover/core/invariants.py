@@ -17,6 +17,8 @@ def check_observation(seen: Observation) -> None:
     if seen.grant is None:
         return
     grant = seen.grant.value
+    if grant.epoch < seen.highest_epoch:
+        raise Violated(f"ZooKeeper has gone back: epoch {seen.highest_epoch} was seen, {grant.epoch} is there now")
     if (grant.member is None) != (grant.claim is not None):
         raise Violated(f"a grant names a member or holds a claim, never both or neither: {grant.member}, {grant.claim}")
     if grant.claim and grant.claim.old_epoch >= grant.epoch:

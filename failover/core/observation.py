@@ -32,7 +32,8 @@ from failover.core.plan import Action, Outcome
 @dataclass(frozen=True)
 class Observation:
     """`now_s` and every `seen_at_s` are CLOCK_BOOTTIME of the observing controller. `positions` maps stored text to values;
-    `streaming_since_s` says since when a member has been streaming, or has not been."""
+    `streaming_since_s` says since when a member has been streaming, or has not been; `highest_epoch` is the greatest that this
+    controller has ever seen."""
 
     now_s: float
     me: str
@@ -51,6 +52,7 @@ class Observation:
     notices: Mapping[str, Stored[Notice]] = field(default_factory=dict)
     controllers: Mapping[str, Stored[ControllerStatus]] = field(default_factory=dict)
     rejoins: Mapping[str, Stored[Rejoin]] = field(default_factory=dict)
+    highest_epoch: int = 0
     positions: Mapping[str, Position] = field(default_factory=dict)
     heartbeat_moved_s: Mapping[str, float] = field(default_factory=dict)
     streaming_since_s: Mapping[str, float] = field(default_factory=dict)

@@ -176,7 +176,7 @@ class Board:
             own.sealed_for,
             own.served, durable.released,
             own.handover_since_s, own.handover_operation,
-            quiet=boottime_s() - self._began_s >= identity.wait_s, sealed_quiet=own.sealed_quiet,
+            quiet=boottime_s() - self._began_s >= identity.wait_s, sealed_quiet=own.sealed_quiet, highest=durable.highest,
             rejoin=self._rejoin_facts(records, grant, policy, durable),
         )  # fmt: skip
 

@@ -377,7 +377,10 @@ class Warden:
 
     def _hold(self, facts: LocalFacts) -> None:
         """Say what the return of this member waits for. A standby that a person fenced is stopped."""
-        if facts.fenced_by_hand:
+        if facts.went_back:
+            seen = f"ZooKeeper shows epoch {facts.epoch}, this host has seen epoch {facts.highest}"
+            self._board.note(rejoin=f"{seen}: playbooks/restore-zookeeper.md")
+        elif facts.fenced_by_hand:
             self._board.note(rejoin=f"fenced by hand: `failoverctl rejoin {self._me}` brings it back")
             self._stay_fenced(facts)
         elif facts.rejoin.failed or not facts.rejoin.startable or facts.role is Role.STANDBY:

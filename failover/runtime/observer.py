@@ -37,6 +37,7 @@ class Observer:
     def __init__(self, me: str, parse: Callable[[str], Position]) -> None:
         self._me, self._parse = me, parse
         self._since = Since()
+        self._highest_epoch = 0
         self._heartbeats: dict[str, tuple[tuple[int, int] | None, float | None]] = {}
 
     def observe(self, records: Records, outcomes: tuple[Outcome, ...] = ()) -> Observation:
@@ -45,11 +46,14 @@ class Observer:
         phase = (operation.value.id, operation.value.phase) if operation else None
         switches = policy.value if policy else None
         members: dict[str, Stored[MemberStatus]] = dict(records.all(Kind.MEMBER))
+        grant = records.one(Kind.GRANT)
+        self._highest_epoch = max(self._highest_epoch, grant.value.epoch if grant else 0)
         return Observation(
             now_s=now_s,
             me=self._me,
             term=records.one(Kind.TERM),
-            grant=records.one(Kind.GRANT),
+            grant=grant,
+            highest_epoch=self._highest_epoch,
             operation=operation,
             policy=policy,
             leases=records.all(Kind.LEASE),

@@ -329,3 +329,12 @@ def test_a_lease_is_asked_for_only_under_my_own_open_grant(facts: LocalFacts) ->
     if wants_lease(facts):
         assert facts.grant is not None and facts.grant.value.member == "db1" and facts.epoch > facts.closed
         assert not facts.released and facts.policy is not None and facts.policy.value.mode is Mode.AUTOMATIC
+
+
+# --- a ZooKeeper that forgot -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("facts", [a_guardian(highest=5), a_standby(highest=5), a_guardian(highest=5, running=False)])
+def test_an_epoch_older_than_this_host_has_seen_enables_nothing(facts: LocalFacts) -> None:
+    """Seen on a real ensemble: three servers restarted at once under load came back without their last transactions."""
+    assert duty(facts).duty is Duty.HOLD and "gone back" in duty(facts).says
+    assert not wants_lease(facts)
+    assert duty(replace(facts, highest=3)).duty is not Duty.HOLD

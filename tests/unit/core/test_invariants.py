@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from failover.core.decide import decide
@@ -45,3 +47,10 @@ def test_a_late_word_of_an_old_primary_under_its_old_epoch_is_no_violation() -> 
 def test_the_leaders_hands_stop_at_a_violation() -> None:
     with pytest.raises(Violated):
         decide(a_cluster().primary("db2", 3).receipt("db1", 3).build(), some_rules())
+
+
+def test_a_zookeeper_that_goes_back_stops_the_leaders_hands() -> None:
+    seen = a_cluster().build()
+    check_observation(replace(seen, highest_epoch=3))
+    with pytest.raises(Violated, match="gone back: epoch 5 was seen, 3 is there now"):
+        check_observation(replace(seen, highest_epoch=5))
