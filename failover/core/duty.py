@@ -120,6 +120,11 @@ class LocalFacts:
         return self.followed >= max(self.closed, self.wrote)
 
     @property
+    def may_testify(self) -> bool:
+        """In good standing, and its data was not replaced under it without having caught up since."""
+        return self.in_good_standing and not self.rejoin.returning
+
+    @property
     def set_aside(self) -> bool:
         return self.policy is not None and self.policy.value.in_maintenance(self.me)
 
@@ -201,7 +206,7 @@ def _other_is_granted(facts: LocalFacts) -> bool:
 def _must_seal(facts: LocalFacts) -> bool:
     """A standby in good standing must report. An ex-primary that has followed nobody since may have diverged: no say."""
     claim = facts.grant.value.claim if facts.grant else None
-    return claim is not None and claim.old != facts.me and facts.role is Role.STANDBY and facts.in_good_standing
+    return claim is not None and claim.old != facts.me and facts.role is Role.STANDBY and facts.may_testify
 
 
 def _owes_a_report(facts: LocalFacts) -> bool:
@@ -227,7 +232,7 @@ def _must_stay_fenced(facts: LocalFacts) -> bool:
 
 def _claim_on_another(facts: LocalFacts) -> bool:
     claim = facts.grant.value.claim if facts.grant else None
-    return claim is not None and claim.old != facts.me and facts.in_good_standing
+    return claim is not None and claim.old != facts.me and facts.may_testify
 
 
 def _nobody_took_over(facts: LocalFacts) -> bool:

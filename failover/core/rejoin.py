@@ -29,7 +29,8 @@ class RejoinFacts:
     `order` is a person's consent that was not used yet. `rewind_ready`, `writable`: the granted member has a checkpoint of its
     present history; it takes writes under the grant. `unfinished`: this was begun and must go on. `startable`: the data
     directory is whole. `failed`: why it was given up until a person decides. `obstacle`: why a rewind is not possible here.
-    `doubt` says why `data` is doubtful.
+    `doubt` says why `data` is doubtful. `returning`: its data was replaced and it has not caught up since, so it cannot
+    testify: what it had acknowledged before may not be in what it has now.
     """
 
     automatic: bool = False
@@ -42,6 +43,7 @@ class RejoinFacts:
     startable: bool = True
     failed: str | None = None
     obstacle: str | None = None
+    returning: bool = False
 
     @property
     def may_rewind(self) -> bool:

@@ -15,7 +15,7 @@ from failover.core.duty import LocalFacts
 from failover.core.lease import LeaseState, LeaseTimes
 from failover.core.model import Grant, Member, MemberStatus, Operation, Policy, Position, Receipt, Role, Stored, SyncSet
 from failover.core.plan import Kind
-from failover.core.rejoin import RejoinFacts
+from failover.core.rejoin import Data, RejoinFacts
 from failover.engines.base import LocalState
 from failover.errors import Corrupt
 from failover.guardian.base import Durable, RejoinState
@@ -191,6 +191,7 @@ class Board:
         return RejoinFacts(
             self.identity.rejoin_automatic, order, writable and primary is not None and primary.value.rewind_ready, writable,
             state.data, state.doubt, state.unfinished, state.startable, state.failed, state.obstacle,
+            returning=state.ready or state.unfinished is not None or state.data is not Data.HERE,
         )  # fmt: skip
 
     def _receipted(self, records: Records) -> int:

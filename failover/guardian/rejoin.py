@@ -139,9 +139,10 @@ class Rejoining:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()
 
-    def settled(self, facts: LocalFacts) -> None:
-        """It follows the granted member: the marker has done its work, and so has a consent that nothing is left to do for."""
-        if self._state.ready:
+    def settled(self, facts: LocalFacts, caught_up: bool) -> None:
+        """It follows the granted member: a consent that nothing is left to do for has done its work, and the marker has once
+        it has caught up; until then the member may not testify."""
+        if self._state.ready and caught_up:
             self._places.remove_marker()
             self._look(running=True)
         if facts.rejoin.order is RejoinWay.REWIND:

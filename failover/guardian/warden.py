@@ -344,8 +344,14 @@ class Warden:
             self._hands.memory.change(followed=facts.epoch)
         if self._board.own.rejoin is not None or self._board.own.served:
             self._board.note(rejoin=None, served=0)
-        self._hands.rejoin.settled(facts)
+        self._hands.rejoin.settled(facts, self._caught_up(facts))
         self._free_a_stuck_replay(facts)
+
+    def _caught_up(self, facts: LocalFacts) -> bool:
+        """It streams, and has what the granted member had when it last said so."""
+        local, mine, theirs = self._board.local, facts.position, facts.grant_position
+        has_it = mine is not None and theirs is not None and mine.covers(theirs)
+        return has_it and local is not None and local.streaming
 
     def _free_a_stuck_replay(self, facts: LocalFacts) -> None:
         """A standby follows another primary only when its replay moves; a pause or a reader's lock must not block commits."""

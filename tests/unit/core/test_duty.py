@@ -338,3 +338,12 @@ def test_an_epoch_older_than_this_host_has_seen_enables_nothing(facts: LocalFact
     assert duty(facts).duty is Duty.HOLD and "gone back" in duty(facts).says
     assert not wants_lease(facts)
     assert duty(replace(facts, highest=3)).duty is not Duty.HOLD
+
+
+def test_a_member_whose_data_was_replaced_does_not_testify_until_it_has_caught_up() -> None:
+    """It may have acknowledged what the copy does not have: counted, it would prove that nothing is missing."""
+    sealing = a_standby(grant=claim_on("db1", 3), followed=3)
+    assert duty(sealing).duty is Duty.SEAL
+    back = replace(sealing, rejoin=RejoinFacts(returning=True))
+    assert duty(back).duty is Duty.WAIT
+    assert duty(replace(back, running=False)).duty is Duty.WAIT, "nor is it started to testify"
