@@ -144,7 +144,9 @@ def _carried_out(scope: Scope, manner: Manner, view: View, request: Request, ans
     if kind == "pause":
         waiting.until_untimed(view, end_s)
     if kind in ("adopt", "cancel"):
-        return _guarded(scope, request, answer, waiting.until_guarded(view, end_s))
+        primary = waiting.until_guarded(view, end_s)
+        member = view.rules.member(primary or "")
+        return _guarded(scope, request, answer, primary, agentless=member is not None and not member.guarded)
     return _accepted(scope, request, answer, None)
 
 
@@ -165,8 +167,8 @@ def _accepted(scope: Scope, request: Request, answer: Answer, primary: str | Non
     return options.DONE
 
 
-def _guarded(scope: Scope, request: Request, answer: Answer, primary: str | None) -> int:
-    """After adopt and cancel: somebody takes writes under their own proof, or not yet."""
+def _guarded(scope: Scope, request: Request, answer: Answer, primary: str | None, agentless: bool) -> int:
+    """After adopt and cancel: somebody takes writes under their own proof (or without a guardian), or not yet."""
     from failover.cli.printing import emit_json
 
     adopting = request.kind.value == "adopt"
@@ -174,7 +176,8 @@ def _guarded(scope: Scope, request: Request, answer: Answer, primary: str | None
         result = "done" if primary else "accepted"
         emit_json({**_document(request, answer), "result": result, "primary": primary})
     elif adopting:
-        proved = f"adopted: {primary} is primary under its own proof"
+        how = "has no guardian: watched from afar, bound by no lease" if agentless else "is primary under its own proof"
+        proved = f"adopted: {primary} {how}"
         click.echo(proved if primary else "adopted; the primary's guardian has no proof yet")
     else:
         still = f"{primary} takes writes" if primary else "the primary does not take writes yet"
