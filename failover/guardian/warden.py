@@ -34,6 +34,7 @@ START_S = 60.0
 PROMOTE_S = 30.0
 CHECKPOINT_S = 15.0
 STUCK_S = 2.0
+HANGS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ class Warden:
         if facts.running:
             self._hands.keeper.suspend(None)
             self._hands.fencer.quiesce()
-            budget_s = max(0.5, facts.switchover_deadline_s / 2)
-            stopped = self._hands.instance.stop("fast", budget_s)
+            began_s = self._board.own.handover_since_s or facts.now_s
+            left_s = facts.switchover_deadline_s - (facts.now_s - began_s)
+            stopped = self._hands.instance.stop("fast", max(0.2, min(facts.switchover_deadline_s / 2, left_s)))
             self._look()
             if not stopped:
                 return  # still at it: the deadline row gives writes back
@@ -155,6 +157,8 @@ class Warden:
         assert facts.operation is not None
         if not facts.running:
             self._start(facts)
+        elif self._board.own.stopping and facts.role not in (Role.PRIMARY, Role.STANDBY):
+            self._end_what_hangs()
         elif facts.proved and facts.role is Role.STANDBY:
             self._promote(facts)
         elif facts.proved and facts.role is Role.PRIMARY:
@@ -162,6 +166,14 @@ class Warden:
             if self._board.own.served == facts.epoch:
                 note = f"not through within {facts.switchover_deadline_s:.1f} s"
                 self._report(Handover(self._me, facts.operation.value.id, "given back", None, note))
+
+    def _end_what_hangs(self) -> None:
+        """A shutdown that was begun cannot be taken back, and one client frozen in its login holds it up for a minute: end it
+        now. The port is shut, and what was committed is in the log."""
+        log.warning("the database hangs in its shutdown: ending it at once, to give writes back")
+        if not self._hands.instance.stop("immediate", HANGS_S):
+            self._hands.instance.kill_all(SQL_S)
+        self._look()
 
     def _report(self, handover: Handover) -> None:
         stored = self._board.records.all(Kind.HANDOVER).get(self._me)

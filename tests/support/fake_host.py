@@ -149,6 +149,8 @@ class FakeDatabase:
     clean: bool = False
     orphans: int = 0
     stubborn: bool = False  # does not stop when asked
+    hangs: bool = False  # an orderly stop begins and does not end: a client is frozen in its login
+    shutting_down: bool = False
     unkillable: bool = False  # a process in uninterruptible sleep
     sync: SyncSet | None = None
     streaming: bool | None = None  # None: as told by `upstream`
@@ -157,6 +159,7 @@ class FakeDatabase:
 
     def run(self, pid: int, role: Role) -> None:
         self.pid, self.role, self.clean, self.ended = pid, role, False, threading.Event()
+        self.shutting_down = False
 
     def end(self, clean: bool = False, orphans: int = 0) -> None:
         self.pid, self.role, self.clean, self.orphans = 0, Role.DOWN, clean, orphans
@@ -194,7 +197,8 @@ class FakeInstance:
 
     def stop(self, mode: str, deadline_s: float) -> bool:
         self._events.append(f"stop {mode}")
-        if self._database.stubborn:
+        self._database.shutting_down = self._database.shutting_down or self._database.hangs
+        if self._database.stubborn or (self._database.hangs and mode == "fast"):
             return False
         if self._database.pid:
             self._database.at = replace(self._database.at, offset=self._database.at.offset + 0x10)  # the shutdown checkpoint
@@ -300,7 +304,7 @@ class FakeEngine:
         return 2
 
     def _up(self) -> FakeDatabase:
-        if not self._database.pid:
+        if not self._database.pid or self._database.shutting_down:
             raise Unreachable("no server")
         return self._database
 

@@ -278,6 +278,21 @@ def test_writes_come_back_only_by_a_renewal_sent_after_the_deadline(host: FakeHo
     assert index(tail, "renewal sent") < index(tail, "promote") < index(tail, "gate: switch")
 
 
+def test_a_shutdown_that_hangs_is_ended_at_the_deadline_so_that_writes_come_back(
+    host: FakeHost, leader: Authority, clock: Clock
+) -> None:
+    """Seen in the lab: a controller frozen in the middle of a login held up PostgreSQL's fast shutdown for 15 s."""
+    host.database.hangs = True
+    leader.operation(ORDER)
+    host.turn()
+    assert host.database.pid and not host.gate.open() and "stop immediate" not in host.events
+    clock.advance(10.0)
+    host.turn(4)
+    report = host.handover()
+    assert report is not None and report.state == "given back" and host.gate.open()
+    assert index(host.events, "stop fast") < index(host.events, "stop immediate") < index(host.events, "promote")
+
+
 def test_a_lost_answer_gives_nothing_back(host: FakeHost, leader: Authority, clock: Clock) -> None:
     leader.operation(ORDER)
     host.turn()
