@@ -50,23 +50,24 @@ def by_receipt(at: Situation) -> Guard:
 
 def by_agent(at: Situation) -> Guard:
     old = at.operation.old
-    outcome = at.seen.outcome(Fence(old, at.operation.old_epoch))
-    if outcome is None:
-        return Guard("SSH read-back", Verdict.UNKNOWN, "no answer yet")
-    if outcome.ok:
-        return Guard("SSH read-back", Verdict.PASS, f"host agent of {old} over SSH: {outcome.evidence}")
-    return Guard("SSH read-back", Verdict.UNKNOWN, outcome.evidence)
+    return _read_back(at, "SSH read-back", Fence(old, at.operation.old_epoch), f"host agent of {old} over SSH")
 
 
 def by_power(at: Situation) -> Guard:
     if not at.rules.has_stonith:
         return Guard("STONITH", Verdict.BLOCK, "no command is configured")
-    outcome = at.seen.outcome(Stonith(at.operation.old, at.operation.id))
+    old = at.operation.old
+    return _read_back(at, "STONITH", Stonith(old, at.operation.id), f"{old} reads back off")
+
+
+def _read_back(at: Situation, name: str, asked: Action, proves: str) -> Guard:
+    """What came of an action that reads back what it did: anything but a clear yes is UNKNOWN (R5)."""
+    outcome = at.seen.outcome(asked)
     if outcome is None:
-        return Guard("STONITH", Verdict.UNKNOWN, "not asked yet")
+        return Guard(name, Verdict.UNKNOWN, "no answer yet")
     if outcome.ok:
-        return Guard("STONITH", Verdict.PASS, f"{at.operation.old} reads back off: {outcome.evidence}")
-    return Guard("STONITH", Verdict.UNKNOWN, outcome.evidence)
+        return Guard(name, Verdict.PASS, f"{proves}: {outcome.evidence}")
+    return Guard(name, Verdict.UNKNOWN, outcome.evidence)
 
 
 def by_hand(at: Situation) -> Guard:
