@@ -65,7 +65,7 @@ def members(cluster: str, entries: Mapping[str, MemberEntry]) -> Found:
     unguarded = [name for name, entry in entries.items() if not entry.guardian]
     able = [name for name in willing if name not in unguarded]
     if unguarded and not able:
-        yield path, f"nothing could take over: {', '.join(unguarded)} has no guardian, and nobody else may become primary"
+        yield path, f"nothing could take over: {', '.join(unguarded)} without a guardian, and nobody else may become primary"
     elif not unguarded and len(willing) < 2:
         who = f"only {willing[0]} may" if willing else "no member may"
         yield path, f"nothing could take over: {who} become primary; it takes two with failover: automatic or manual"

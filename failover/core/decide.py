@@ -81,7 +81,10 @@ def _may_act(seen: Observation, rules: Rules, policy: Policy, primary: str) -> t
     return (
         _guard("mode", policy.mode is Mode.AUTOMATIC, f"mode is {policy.mode.value}"),
         _guard("not paused", not policy.paused, f"paused by {policy.paused_by}" if policy.paused else "not paused"),
-        _guard("not in maintenance", not policy.in_maintenance(primary), f"maintenance of {primary}"),
+        _guard(
+            "not in maintenance", not policy.in_maintenance(primary),
+            f"{primary} is {'' if policy.in_maintenance(primary) else 'not '}in maintenance",
+        ),
         _guard("cool-down", left_s <= 0, cooling),
         _guard("somebody may take over", bool(willing), f"automatic candidates: {', '.join(willing) or 'none'}"),
     )

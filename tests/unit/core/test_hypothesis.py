@@ -68,7 +68,7 @@ def test_a_silent_standby_is_no_witness() -> None:
     [
         (Policy(Mode.OBSERVE), "mode is observe"),
         (Policy(Mode.AUTOMATIC, 3600, "", "ada"), "paused by ada"),
-        (Policy(Mode.AUTOMATIC, maintenance=(Maintenance("db1", 60, "", "ada"),)), "maintenance of db1"),
+        (Policy(Mode.AUTOMATIC, maintenance=(Maintenance("db1", 60, "", "ada"),)), "db1 is in maintenance"),
     ],
 )
 def test_what_blocks_the_leader_is_named_and_what_would_happen_by_hand(policy: Policy, blocker: str) -> None:
