@@ -6,6 +6,9 @@ Otherwise the primary counts as lost when a majority of the *configured* control
 and no standby has received a heartbeat row lately. The primary's own guardian failing to insert one for n intervals is a
 vote that no replication progress can veto: the kept connections of a half-hung server go on replicating.
 
+One thing still speaks for a silent primary whose own guardian cannot insert: its main process runs, or waits for its turn.
+Starved, it gets 20 inserts; a frozen one does neither, and a silent host has no guardian to say so.
+
 **A voter judges its own network first.** Its witnesses are the other members that are up by their own guardian's word:
 neither the suspect nor the member on the voter's own host, whose answers cross no network. At least half of them must have
 answered the voter *since before* its latest failed probe of the suspect began, and still answer. With controllers on the
@@ -31,6 +34,8 @@ from failover.core.model import ZOOKEEPER, Grant, MemberVote, Receipt, Role, Vot
 from failover.core.observation import Observation
 from failover.core.plan import Guard, Verdict
 from failover.core.rules import Rules
+
+STARVED_FAILS = 20  # heartbeats in a row, each a bound and an interval: 15 s in `lan`, 30 s in `default`
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,9 @@ def _by_receipt(seen: Observation, rules: Rules, receipt: Receipt, age_s: float)
 def _by_votes(seen: Observation, rules: Rules, primary: str, epoch: int) -> Finding:
     voters = [_voter(seen, rules, name, primary) for name in rules.controllers]
     quorum = _quorum_guard(rules, primary, voters)
-    needed = (quorum, _network_guard(rules, voters), _heartbeat_guard(seen, rules, primary))
+    needed = (
+        quorum, _network_guard(rules, voters), _heartbeat_guard(seen, rules, primary), _starved_guard(seen, rules, primary),
+    )  # fmt: skip
     refused = next((guard for guard in needed if guard.verdict is not Verdict.PASS), None)
     if refused is None:
         says = ", ".join(f"{v.name}: {v.says}" for v in voters if v.lost and not v.blind)
@@ -159,6 +166,15 @@ def _heartbeat_guard(seen: Observation, rules: Rules, primary: str) -> Guard:
             text = f"{member.name} received a heartbeat {seen.now_s - moved:.1f} s ago"
             return Guard("no heartbeat at any standby", Verdict.BLOCK, text)
     return Guard("no heartbeat at any standby", Verdict.PASS, f"none within {rules.silence_s:.1f} s")
+
+
+def _starved_guard(seen: Observation, rules: Rules, primary: str) -> Guard:
+    """A starved server is as silent as a frozen one, to probes and to its own guardian; but it moves. It gets a while."""
+    own = seen.status(primary, rules.gone_s)
+    if own is None or not own.moving or not 0 < own.heartbeat_fails < STARVED_FAILS:
+        return Guard("not merely starved", Verdict.PASS, "nothing speaks for it")
+    text = f"{primary}'s main process still runs: starved, not frozen ({own.heartbeat_fails} of {STARVED_FAILS} inserts failed)"
+    return Guard("not merely starved", Verdict.BLOCK, text)
 
 
 def _verdict(passed: bool) -> Verdict:

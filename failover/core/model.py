@@ -255,7 +255,8 @@ class MemberStatus:
     `position` is what is safely stored here (received, not only replayed); `follows` is the address the receiver is
     connected to; `heartbeat` is the newest (epoch, sequence) seen in the heartbeat table; `applied_sync` and
     `applied_at` say which sync set the running primary has proved to be in force and where its log stood then.
-    `rewind_ready`: this primary has made a checkpoint on its present history, so others may be rewound against it.
+    `rewind_ready`: this primary has made a checkpoint on its present history, so others may be rewound against it. `moving`:
+    the database's main process ran just now, or waits for its turn on a processor; a frozen one does neither.
     """
 
     member: str
@@ -278,6 +279,7 @@ class MemberStatus:
     problems: tuple[str, ...] = ()
     guardian: str = ""
     rewind_ready: bool = False
+    moving: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,17 @@ from pathlib import Path
 from failover.guardian.deathwatch import PidfdDeathwatch
 
 
+def turn(pid: int) -> tuple[int, bool] | None:
+    """How long this process has run on a processor so far, in nanoseconds, and whether it waits for its next turn; None if it
+    is gone. A stopped one neither runs nor waits; a starved one waits."""
+    try:
+        ran_ns = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return None
+    return ran_ns, state == "R"
+
+
 @dataclass(frozen=True)
 class Seen:
     """A process as it was seen. The pid may mean another process a moment later, together with `ticks` it cannot."""

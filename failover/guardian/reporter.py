@@ -15,9 +15,11 @@ from failover.errors import FailoverError, Unknown, Unreachable, WrongCredential
 from failover.guardian.base import Gate, Instance, Vip
 from failover.guardian.board import Board
 from failover.guardian.keeper import LeaseKeeper
+from failover.guardian.processes import turn
 
 log = logging.getLogger("failover.guardian.reporter")
 REFRESH_S = 1.0
+MOVING_S = 1.5  # several looks
 COMMIT_S = 1.0
 
 
@@ -35,14 +37,23 @@ class Reporter:
         self._last: MemberStatus | None = None
         self._last_at_s = 0.0
         self._trouble: str | None = None
+        self._ran_ns: int | None = None
+        self._moved_at_s = 0.0
         self._vip_there = False
         self._vip_due_s = 0.0
 
     def look(self) -> None:
         """Ask the database now and put the answer on the board."""
         with self._looking:
-            running = self._engine.main_pid() is not None
-            self._board.found(self._ask() if running else None, running)
+            main = self._engine.main_pid()
+            self._watch_it_move(main)
+            self._board.found(self._ask() if main is not None else None, main is not None)
+
+    def _watch_it_move(self, main: int | None) -> None:
+        now = turn(main) if main is not None else None
+        if now is not None and (now[1] or (self._ran_ns is not None and now[0] != self._ran_ns)):
+            self._moved_at_s = boottime_s()
+        self._ran_ns = now[0] if now is not None else None
 
     def step(self) -> None:
         """Look, and publish if something changed or the last word is a second old (others tell our silence by that)."""
@@ -88,6 +99,7 @@ class Reporter:
             paused_replay=bool(local and local.replay_paused),
             rejoin=own.rejoin,
             rewind_ready=writable and own.rewind_ready == facts.epoch,
+            moving=self._ran_ns is not None and boottime_s() - self._moved_at_s <= MOVING_S,
             problems=tuple(text for text in (self._trouble, self._board.foreign, own.failed, self._keeper.alarm) if text),
             guardian=duty(facts).says,
         )

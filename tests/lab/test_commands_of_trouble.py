@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from failover.clock import boottime_s
 from tests.support.lab_cluster import Cluster
 
 pytestmark = pytest.mark.timeout(180)
@@ -76,3 +77,21 @@ def test_check_finds_a_missing_gate_where_no_guardian_runs_and_what_a_rewind_nee
         assert len(rewinds) == 3 and all(i["verdict"] == "PASS" for i in rewinds), rewinds
     finally:
         host.start("guardian")
+
+
+def test_a_ruleset_flushed_under_a_running_guardian_is_put_back_at_once_and_alarmed(calm_cluster: Cluster) -> None:
+    """`nft flush ruleset` is line one of Debian's nftables.conf: a firewall role runs it on the primary."""
+    primary = calm_cluster.primary()
+    host = calm_cluster.lab.host(primary)
+    with calm_cluster.traffic() as load:
+        began_s = boottime_s()
+        host.run(["nft", "flush", "ruleset"])
+        back_s = calm_cluster.lab.wait(
+            lambda: "failover_gate" in host.run(["nft", "list", "tables"]).stdout, 2.0, "the gate in the kernel again"
+        )
+        load.flows(10.0, began_s, "writes through the gate that was put back")
+        assert load.dual_writer_ms() == 0.0 and load.lost() == []
+    calm_cluster.lab.wait(
+        lambda: any("flushed" in problem["text"] for problem in calm_cluster.status()["problems"]), 5.0, "the alarm in `status`"
+    )
+    print(f"the table was back within {back_s * 1000:.0f} ms")

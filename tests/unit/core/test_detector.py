@@ -140,6 +140,7 @@ def test_while_all_is_well_the_guards_are_short_and_still_say_why_nothing_happen
         "quorum of controllers": "BLOCK",
         "voters see their other targets": "PASS",
         "no heartbeat at any standby": "BLOCK",
+        "not merely starved": "PASS",
         "receipt": "UNKNOWN",
     }
     assert guards["quorum of controllers"].facts == "0 of 3 lost db1, 2 needed"
@@ -173,3 +174,20 @@ def test_every_guard_of_a_loss_passes() -> None:
     """Or the leader, which adds guards of its own, would not act."""
     for lost in (a_cluster().lost_by("c1", "c2"), a_cluster().receipt("db1", 3)):
         assert {guard.verdict for guard in judge(lost).guards} == {Verdict.PASS}
+
+
+# --- starved, not frozen ------------------------------------------------------------------------------------------------------
+def starved(**status: object) -> Cluster:
+    """Every controller finds silence, its own guardian cannot insert, no standby receives anything."""
+    return a_cluster().lost_by("c1", "c2", "c3").status("db1", **{"heartbeat_fails": 5, "moving": True, **status})
+
+
+def test_a_main_process_that_is_given_processor_time_is_starved_and_gets_a_while() -> None:
+    finding = judge(starved())
+    assert not finding.lost and "starved, not frozen (5 of 20 inserts failed)" in finding.why
+
+
+@pytest.mark.parametrize("status", [{"moving": False}, {"heartbeat_fails": 20}, {"heartbeat_fails": 0}])
+def test_standing_still_or_for_too_long_or_well_by_itself_is_no_starvation(status: dict[str, object]) -> None:
+    """Frozen; starved for 20 inserts; and a database that works and that nobody reaches, which is the network's story."""
+    assert judge(starved(**status)).lost

@@ -16,7 +16,7 @@ import pytest
 
 from failover.clock import boottime_s
 from failover.guardian.deathwatch import PidfdDeathwatch
-from failover.guardian.processes import DirectoryProcesses
+from failover.guardian.processes import DirectoryProcesses, turn
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -162,3 +162,22 @@ def test_a_directory_that_cannot_be_seen_now_is_remembered_and_an_unknown_one_ha
     (tmp_path / "data").rename(tmp_path / "moved")
     assert [seen.pid for seen in processes.scan(None)] == [process.pid]
     assert found(tmp_path / "data") == []
+
+
+def test_a_stopped_process_takes_no_turn_and_waits_for_none_and_a_busy_one_does() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        deadline_s = boottime_s() + 5.0
+        while (first := turn(busy.pid)) is None or first[0] == 0:
+            assert boottime_s() < deadline_s
+        while (later := turn(busy.pid)) is not None and later == first and boottime_s() < deadline_s:
+            continue
+        assert later is not None and later[0] > first[0]
+        os.kill(busy.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, busy.pid, os.WSTOPPED)
+        stopped = turn(busy.pid)
+        assert stopped is not None and not stopped[1] and turn(busy.pid) == stopped
+    finally:
+        busy.kill()
+        busy.wait()
+    assert turn(busy.pid) is None
