@@ -489,7 +489,7 @@ def test_a_commit_never_rests_on_a_member_that_cannot_testify(tmp_path: Path, re
 
 def test_somebody_with_a_guardian_must_be_able_to_take_over(tmp_path: Path) -> None:
     nobody = AGENTLESS.replace("{address: 10.77.0.12}", "{address: 10.77.0.12, guardian: false}")
-    assert "nothing could take over: db1, db2 has no guardian" in faults(tmp_path, nobody)[0]
+    assert "nothing could take over: db1, db2 without a guardian" in faults(tmp_path, nobody)[0]
     by_hand = AGENTLESS.replace("{address: 10.77.0.12}", "{address: 10.77.0.12, failover: manual}")
     assert "no member with a guardian has failover: automatic" in faults(tmp_path, by_hand)[0]
 
