@@ -288,7 +288,7 @@ def test_the_first_commit_to_a_frozen_server_is_unknown(world: World) -> None:
     world.freeze()
     try:
         with pytest.raises(Unknown):
-            client.commit([SetOp(world.at("x"), b"new", 0)], 0.2)
+            client.commit([SetOp(world.at("x"), b"new", 0)], 0.5)  # it must have left this process
     finally:
         world.thaw()
     until(lambda: _data(client, world.at("x")) == b"new", what="the unknown commit happened after all, here")
