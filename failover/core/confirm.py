@@ -117,6 +117,8 @@ def _clock_is_useless(at: Situation, lease: Stored[Lease] | None) -> str | None:
         return f"{old} held a ticket without an end (paused or released by hand): only a positive confirmation counts"
     if status is not None and status.value.gate == "released":
         return f"the gate of {old} was released by hand: no lease bounds it"
+    if lease.value.epoch > at.operation.old_epoch:
+        return f"{old} renewed under epoch {lease.value.epoch}, after {at.operation.old_epoch}: records contradict each other"
     if lease.value.epoch != at.operation.old_epoch:
         adopted = at.operation.old_epoch <= FIRST_EPOCH
         return f"{old} was adopted and has not won a lease yet: nobody knows that a gate is there" if adopted else None

@@ -70,6 +70,7 @@ def test_sight_of_another_version_is_worth_nothing() -> None:
     ("lease", "why"),
     [
         ({"untimed": True}, "without an end"),
+        ({"epoch": 4}, "contradict each other"),
         ({"promotable": ()}, "nobody was promotable"),
         ({"promotable": ("db9",)}, "none of (db9) is sealed"),
     ],
