@@ -143,6 +143,8 @@ class PostgresRejoiner:
                 return ""
             session.deadline_s = boottime_s() + _SQL_S
             rows = session.run(pg_statements.TABLE_OF_FILE, [int(space), int(file)])
+        except Unreachable as error:  # it ended in the middle of this: names are worth a second try, once it runs again
+            raise Unreachable(f"the database ended while its tables were being named: {error}") from error
         except FailoverError as error:
             log.warning("A table cannot be named: %s.", error)
             sessions[database] = None

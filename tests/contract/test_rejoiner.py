@@ -10,7 +10,7 @@ import pytest
 
 from failover.engines.base import Tail, Upstream, Work
 from failover.engines.pg_rejoin import PostgresRejoiner
-from failover.errors import Refused, Unknown
+from failover.errors import Refused, Unknown, Unreachable
 from failover.settings import Account
 from tests.contract.test_engine import PostgresLab
 from tests.support import postgres_server as pg
@@ -103,6 +103,18 @@ def test_the_commits_given_up_are_listed_by_table_and_their_log_is_saved(diverge
     assert "6 commits" in (folder / "README").read_text()
     segments = [path.name for path in folder.iterdir() if len(path.name) == 24]
     assert segments and all((folder / s).read_bytes() == (diverged.db1.data_dir / "pg_wal" / s).read_bytes() for s in segments)
+
+
+def test_a_database_that_ends_while_its_tables_are_named_is_looked_at_again(diverged: Diverged, folder: Path) -> None:
+    """A fence that came late took it down in that very moment, and the loss was reported under numbers nobody knows."""
+    diverged.wrote_on("INSERT INTO lab.writes VALUES (1, 'x')")
+    tail, rejoiner = diverged.tail(), diverged.rejoiner()
+    diverged.db1.kill()
+    with pytest.raises(Unreachable, match="while its tables were being named"):
+        rejoiner.save(tail, folder, working())
+    (diverged.db1.data_dir / "postmaster.pid").unlink()
+    diverged.db1.start()
+    assert dict(rejoiner.save(tail, folder, working()).tables) == {"lab.writes": 1}
 
 
 def test_log_without_a_commit_says_so(diverged: Diverged, folder: Path) -> None:

@@ -116,8 +116,13 @@ def test_a_primary_without_a_guardian_is_adopted_and_watched_from_afar(cluster: 
     cluster.lab.wait(lambda: cluster.ctl(*adopt, timeout_s=ASK_S).returncode == 0, 2 * ASK_S, "adoption")
     cluster.lab.wait(cluster.lab.host(OLD).has_vip, 60.0, "the VIP on db1")
     assert seen_where(cluster, lambda seen: seen.settled, "a settled cluster").primary == OLD
-    member = next(m for m in cluster.answer("status", timeout_s=ASK_S)["members"] if m["name"] == OLD)
-    assert (member["role"], member["gate"], member["writable"], member["vip"]) == ("primary", "agentless", True, True)
+
+    def as_the_leader_sees_it() -> tuple[str, str, bool, bool]:
+        """It looks at a member without a guardian once a second, so the VIP shows a moment after it is there."""
+        member = next(m for m in cluster.answer("status", timeout_s=ASK_S)["members"] if m["name"] == OLD)
+        return member["role"], member["gate"], member["writable"], member["vip"]
+
+    cluster.lab.wait(lambda: as_the_leader_sees_it() == ("primary", "agentless", True, True), 10.0, "db1 whole in `status`")
     plan = cluster.answer("plan", "--if-dies", OLD, timeout_s=ASK_S)
     assert plan["verdict"] == "failover" and "db1 has no guardian" in json.dumps(plan)
 

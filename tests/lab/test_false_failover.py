@@ -83,7 +83,7 @@ def _ask(cluster: Cluster, on: str, account: Account, over: threading.Event) -> 
 
 def _record(cluster: Cluster) -> tuple[int, str, int]:
     seen = cluster.status()
-    return int(seen["epoch"]), str(seen["primary"]), len(cluster.answer("history")["operations"])
+    return int(seen["epoch"]), str(seen["primary"]), len(cluster.answer("history", "-n", "10000")["operations"])
 
 
 def _timeline(cluster: Cluster, member: str) -> str:

@@ -29,7 +29,7 @@ def epoch(cluster: Cluster) -> int:
 
 
 def stories(cluster: Cluster) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = cluster.answer("history")["operations"]
+    found: list[dict[str, Any]] = cluster.answer("history", "-n", "10000")["operations"]
     return found
 
 

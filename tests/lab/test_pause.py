@@ -30,7 +30,7 @@ def paused(cluster: Cluster) -> dict[str, Any] | None:
 
 def record(cluster: Cluster) -> tuple[int, str, int]:
     seen = cluster.status()
-    return int(seen["epoch"]), str(seen["primary"]), len(cluster.answer("history")["operations"])
+    return int(seen["epoch"]), str(seen["primary"]), len(cluster.answer("history", "-n", "10000")["operations"])
 
 
 def test_zookeeper_may_be_restarted_in_a_pause_without_one_failed_write(calm_cluster: Cluster) -> None:

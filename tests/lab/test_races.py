@@ -25,7 +25,7 @@ Ended = subprocess.CompletedProcess[str]
 
 
 def stories(cluster: Cluster) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = cluster.answer("history")["operations"]
+    found: list[dict[str, Any]] = cluster.answer("history", "-n", "10000")["operations"]
     return found
 
 

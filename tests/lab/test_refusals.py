@@ -24,7 +24,7 @@ RECORD_OLD_S = 3.0  # core/rules.py, gone_s
 def record(cluster: Cluster) -> Record:
     """What a refusal must leave as it was: epoch, primary, sync set, and how many operations there ever were."""
     seen = cluster.status()
-    return int(seen["epoch"]), str(seen["primary"]), seen["sync"], len(cluster.answer("history")["operations"])
+    return int(seen["epoch"]), str(seen["primary"]), seen["sync"], len(cluster.answer("history", "-n", "10000")["operations"])
 
 
 @contextmanager

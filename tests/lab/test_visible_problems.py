@@ -33,7 +33,7 @@ def problems(cluster: Cluster) -> Found:
 def record(cluster: Cluster) -> tuple[int, str, int]:
     """Epoch, primary, number of operations: what no problem here may change."""
     seen = cluster.status()
-    return int(seen["epoch"]), str(seen["primary"]), len(cluster.answer("history")["operations"])
+    return int(seen["epoch"]), str(seen["primary"]), len(cluster.answer("history", "-n", "10000")["operations"])
 
 
 def shown(cluster: Cluster, *words: str) -> dict[str, str]:
