@@ -1,17 +1,19 @@
-"""The only place that names concrete classes: settings in, a running controller, guardian or host agent out."""
+"""The only place that names concrete classes: settings in, a running controller, guardian or host agent out.
+
+What only a controller needs, the drivers of SSH, DNS and webhooks, is imported where it is used: a guardian that restarts
+beside a running primary has less than a lease to prove itself in, and those would be a third of its way there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from failover import __version__
 from failover.actuators.base import Seen
-from failover.actuators.dns import Rfc2136Dns
 from failover.actuators.fencing import SshFencing
-from failover.actuators.notify import deliver
 from failover.actuators.stonith import CommandStonith, first_answer
 from failover.actuators.vip import SshVip
 from failover.alone import guarded_of, state_path, vip_of
@@ -36,6 +38,7 @@ from failover.guardian.gate import KernelGate
 from failover.guardian.instance import DatabaseInstance
 from failover.guardian.keeper import KeeperSettings, LeaseKeeper
 from failover.guardian.nft import Nft
+from failover.guardian.pledge_service import PledgePort, Post
 from failover.guardian.rejoin import Rejoining
 from failover.guardian.rejoin_files import Places
 from failover.guardian.reporter import Heart, Reporter
@@ -43,7 +46,6 @@ from failover.guardian.seal import KernelSealer
 from failover.guardian.service import Guardian, Parts
 from failover.guardian.state import SlotStateFile
 from failover.guardian.warden import Hands, Warden
-from failover.remote.ssh import Agents
 from failover.runtime.agentless import AgentlessWatch
 from failover.runtime.executor import Executor, Hand
 from failover.runtime.leadership import Leadership
@@ -51,8 +53,11 @@ from failover.runtime.node import Node, NodeParts
 from failover.runtime.notifier import Notifier
 from failover.runtime.observer import Observer
 from failover.runtime.probes import ProbeBoard, ProbeLoop
-from failover.secrets import read_secret
-from failover.settings import ClusterSettings, DnsSettings, Settings
+from failover.secrets import read_key, read_secret
+from failover.settings import ClusterSettings, DnsSettings, Settings, Timings
+
+if TYPE_CHECKING:
+    from failover.actuators.dns import Rfc2136Dns
 
 CONNECT_S = 1.0
 RENEWAL_SILENCE = 1.5  # of a renewal's bound: TCP's own back-off after a blip would take as long as the blip once more
@@ -128,6 +133,8 @@ def rewind_faults(cluster: ClusterSettings, member: str, budget_s: float) -> tup
 
 def look_at_dns(dns: DnsSettings, address: str, epoch: int, budget_s: float) -> Seen:
     """What the authoritative servers answer, beside what they should. Raises what actuators/base.py says."""
+    from failover.actuators.dns import Rfc2136Dns
+
     return Rfc2136Dns(dns).inspect(SwitchDns(address, epoch), budget_s)
 
 
@@ -136,6 +143,8 @@ class Controller:
     """One `failoverd` for one cluster. `run` returns when `stop` is set; everything it started has ended then."""
 
     def __init__(self, settings: Settings, cluster: ClusterSettings, me: str) -> None:
+        from failover.remote.ssh import Agents
+
         self._settings, self._cluster, self._me = settings, cluster, me
         self._rules = rules_of(cluster, tuple(c.name for c in settings.controllers))
         self._client = coordinator(settings, settings.zookeeper.hosts, cluster.timings.session_s, f"controller {me}")
@@ -214,6 +223,8 @@ class Controller:
             vip = SshVip(self._agents, name, cluster.names, cluster.vip)
             hands[MoveVip] = lambda a: vip.apply(_as(MoveVip, a), VIP_S)
         if cluster.dns:
+            from failover.actuators.dns import Rfc2136Dns
+
             dns = Rfc2136Dns(cluster.dns)
             hands[SwitchDns] = lambda a: _right(dns, _as(SwitchDns, a))
         return hands
@@ -237,6 +248,8 @@ class Controller:
         return f"{action.member} is out of recovery and a row of epoch {action.epoch} is committed there"
 
     def _deliver(self, notice: Notice) -> None:
+        from failover.actuators.notify import deliver
+
         hook = next((h for h in self._cluster.notify if h.url == notice.url), None)
         if hook is None:  # the file changed since it was owed: nobody to pay
             return
@@ -285,14 +298,7 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     memory = Memory(SlotStateFile(state_path(settings, cluster)))
     kind = engine(cluster.engine)
     local = kind.local(cluster, me, run_dir)
-    pinned = PinnedCoordinator(
-        [
-            coordinator(settings, (host,), timings.lease_s, f"guardian {me} at {host}", RENEWAL_SILENCE * timings.attempt_s)
-            for host in settings.zookeeper.hosts
-        ]
-    )
-    with contextlib.suppress(Unreachable):  # ZooKeeper may come later; the kernel's ticket decides until then
-        pinned.start(CONNECT_S)
+    pinned = _pinned(settings, timings, me)
     ledger = ledger_of(settings, cluster, pinned)
     paths = ledger.paths
     mirror = pinned.mirror(
@@ -308,25 +314,51 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
         cluster.rejoin_automatic,
     )  # fmt: skip
     board = Board(identity, kind.parse_position)
+    pledges = _pledge_port(cluster, me, board)
     keeper = LeaseKeeper(
-        KeeperSettings(me, times, cluster.standby_reads), gate, ledger, pinned, board.facts, lambda grant: mirror.changed.set()
-    )
+        KeeperSettings(me, times, cluster.standby_reads, cluster.name), gate, ledger, pinned, board.facts,
+        lambda grant: mirror.changed.set(), pledges,
+    )  # fmt: skip
     instance = DatabaseInstance(local, cluster.instance, None, run_dir, settings.state_dir, cluster=cluster.name)
     fencer = Fencer(me, gate, keeper, instance, local, memory, vip)
     rejoin = Rejoining(
         board, kind.rejoiner(cluster, me, run_dir), instance, memory, places_of(settings, cluster), cluster.instance.port
     )
     board.bind(lambda: keeper.state, lambda: memory.now, lambda: rejoin.state)
-    reporter = Reporter(board, ledger, local, instance, gate, vip, keeper, timings.probe_bound_s)
+    ways = pledges.problems if pledges else tuple
+    reporter = Reporter(board, ledger, local, instance, gate, vip, keeper, timings.probe_bound_s, ways)
     hands = Hands(local, instance, sealer, vip, fencer, keeper, memory, cluster.instance.port, rejoin)
     heart = Heart(board, local, timings.probe_bound_s)
     warden = Warden(board, ledger, hands, reporter.look, lambda: _each(heart.beat, reporter.step))
     deaths = Deaths(board, instance, fencer, lambda: warden.post_receipt(fencer.owed()), reporter.look)
     parts = Parts(
         board, ledger, mirror, gate, sealer, vip, instance, local, memory, keeper, fencer, warden, reporter,
-        heart, deaths, cluster.instance.port, timings.renew_s, timings.probe_interval_s,
+        heart, deaths, cluster.instance.port, timings.renew_s, timings.probe_interval_s, pledges,
     )  # fmt: skip
     return Guardian(parts)
+
+
+def _pinned(settings: Settings, timings: Timings, me: str) -> PinnedCoordinator:
+    """One client to each ZooKeeper server, started."""
+    pinned = PinnedCoordinator(
+        [
+            coordinator(settings, (host,), timings.lease_s, f"guardian {me} at {host}", RENEWAL_SILENCE * timings.attempt_s)
+            for host in settings.zookeeper.hosts
+        ]
+    )
+    with contextlib.suppress(Unreachable):  # ZooKeeper may come later; the kernel's ticket decides until then
+        pinned.start(CONNECT_S)
+    return pinned
+
+
+def _pledge_port(cluster: ClusterSettings, me: str, board: Board) -> PledgePort | None:
+    """The way to the other guardians, not open yet; None where the file has no `pledges:`."""
+    if cluster.pledges is None:
+        return None
+    peers = {m.name: m.address for m in cluster.members if m.guarded and m.name != me}
+    key = read_key(cluster.pledges.key_file)
+    post = Post(cluster.name, me, cluster.member(me).address, cluster.pledges.port, peers, key)
+    return PledgePort(post, board.pledges.give, board.hears)
 
 
 def places_of(settings: Settings, cluster: ClusterSettings) -> Places:

@@ -24,7 +24,7 @@ from failover.config_yaml import Path as Where
 from failover.core.model import Member, Mode, Replication, Willingness
 from failover.errors import ConfigurationError
 from failover.profiles import PROFILES
-from failover.secrets import read_secret, why_no_program
+from failover.secrets import read_key, read_secret, why_no_program
 
 __all__ = ["DEFAULT_FILE", "Outage", "load", "node_name", "worst_case_outage"]
 
@@ -95,7 +95,8 @@ def _broken_rules(shape: Shape, document: Document) -> Iterator[tuple[Where, str
 
 
 def _unusable(section: Mapping[str, object], at: Where, who: str) -> Iterator[tuple[Where, str]]:
-    """Secret files that cannot be used. A guardian needs ZooKeeper's and the database accounts', a controller all."""
+    """Secret files that cannot be used. A guardian needs ZooKeeper's, the database accounts' and the key of the pledges, which
+    a controller does not need; a controller needs all others."""
     for key, value in section.items():
         where = (*at, key)
         if isinstance(value, Mapping):
@@ -104,11 +105,19 @@ def _unusable(section: Mapping[str, object], at: Where, who: str) -> Iterator[tu
             for number, item in enumerate(value):
                 if isinstance(item, Mapping):
                     yield from _unusable(item, (*where, number), who)
-        elif isinstance(value, str) and key in SECRET_KEYS and (who == "controller" or key == "password_file"):
+        elif isinstance(value, str) and key in SECRET_KEYS and _needed_by(who, where):
             try:
-                read_secret(Path(value))
+                (read_key if _is_pledge_key(where) else read_secret)(Path(value))
             except ConfigurationError as error:
                 yield where, error.faults[0]
+
+
+def _needed_by(who: str, where: Where) -> bool:
+    return where[-1] == "password_file" or (who == "guardian") == _is_pledge_key(where)
+
+
+def _is_pledge_key(where: Where) -> bool:
+    return where[-2:] == ("pledges", "key_file")
 
 
 def _unsafe_commands(shape: Shape) -> Iterator[tuple[Where, str]]:
@@ -136,6 +145,10 @@ def _broken_in_cluster(shape: Shape, name: str, taken: Mapping[str, str]) -> Ite
         yield from rules.vip(name, vip, members, others)
     if instance and guarded:
         yield from rules.ports(name, instance, guarded)
+    pledges = shape.part(schema.Pledges, *at, "pledges")
+    if pledges and members:
+        taken_ports = {instance.port, *(guarded or ())} if instance else set(guarded or ())
+        yield from rules.pledges(name, pledges, members, taken_ports)
     fencing = shape.part(schema.Fencing, *at, "fencing")
     if fencing:
         yield from rules.fencing(name, fencing)
@@ -150,9 +163,16 @@ def _broken_clock(shape: Shape, document: Document) -> Iterator[tuple[Where, str
     profile = document.root.get("profile", "default") if isinstance(document.root, dict) else None
     if not isinstance(profile, str) or profile not in PROFILES:
         return
-    for blamed, message in rules.clock(_timings(profile, overrides)):
+    for blamed, message in rules.clock(_timings(profile, overrides), _pledged(shape, document)):
         written: Where = ("timings", blamed.removesuffix("_s"))
         yield (written, message) if written in document.values else (("profile",), f"{profile}: {message}")
+
+
+def _pledged(shape: Shape, document: Document) -> bool:
+    """Every cluster has pledges: only then may the clock, which is the same for all, rest on them."""
+    written = document.root.get("clusters") if isinstance(document.root, dict) else None
+    names = list(written) if isinstance(written, dict) else []
+    return bool(names) and all(shape.part(schema.Pledges, "clusters", name, "pledges") for name in names)
 
 
 def _taken(controllers: Mapping[str, str], hosts: Iterable[str]) -> dict[str, str]:
@@ -207,6 +227,7 @@ def _cluster(name: str, cluster: schema.Cluster, timings: settings.Timings) -> s
         standby_reads=cluster.standby_reads,
         switchover_deadline_s=cluster.switchover_deadline,
         lag_max_bytes=cluster.lag_max,
+        pledges=settings.PledgeSettings(cluster.pledges.port, cluster.pledges.key_file) if cluster.pledges else None,
         rejoin_automatic=cluster.rejoin == "automatic",
     )
 

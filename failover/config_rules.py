@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from failover.config_schema import Cluster, Fencing, Instance, MemberEntry, Vip, ZooKeeper
+from failover.config_schema import Cluster, Fencing, Instance, MemberEntry, Pledges, Vip, ZooKeeper
 from failover.config_yaml import Path
 from failover.profiles import ELECTION_BASE_S
 from failover.settings import ClusterSettings, Timings
@@ -106,6 +106,16 @@ def ports(cluster: str, instance: Instance, guarded: list[int]) -> Found:
             yield (*path, index), f"port {port} is listed twice"
 
 
+def pledges(cluster: str, wanted: Pledges, entries: Mapping[str, MemberEntry], taken: Iterable[int]) -> Found:
+    """A port of its own, and one address family, because one socket serves it. `taken`: the database's and the guarded ports."""
+    path: Path = ("clusters", cluster, "pledges")
+    if wanted.port in taken:
+        yield (*path, "port"), f"{wanted.port} is a guarded port of the database; pledges need a UDP port of their own"
+    kinds = {ipaddress.ip_address(entry.address).version for entry in entries.values() if entry.guardian}
+    if len(kinds) > 1:
+        yield path, "some members have IPv4 addresses and some IPv6: they could not ask each other"
+
+
 def fencing(cluster: str, wanted: Fencing) -> Found:
     """The command and its place in the order go together."""
     path: Path = ("clusters", cluster, "fencing")
@@ -156,6 +166,9 @@ def _claims(cluster: Cluster) -> Iterator[tuple[tuple[object, ...], Path, str]]:
     for name, member in cluster.members.items():
         for port in dict.fromkeys([cluster.instance.port, *cluster.guarded_ports]):
             yield ("port", member.address, port), ("members", name, "address"), f"port {port} on {member.address}"
+        if cluster.pledges and member.guardian:
+            port = cluster.pledges.port
+            yield ("UDP", member.address, port), ("pledges", "port"), f"UDP port {port} on {member.address}"
         directory = cluster.instance.data_dir
         yield ("dir", member.address, directory), ("instance", "data_dir"), f"{directory} on {member.address}"
     if cluster.vip:
@@ -166,8 +179,12 @@ def _claims(cluster: Cluster) -> Iterator[tuple[tuple[object, ...], Path, str]]:
         yield ("dns", service), ("dns", "name"), f"the service name {service}"
 
 
-def clock(timings: Timings) -> Iterator[tuple[str, str]]:
-    """T1 to T6 (docs/guarantees.md) as (field that is to blame, message with the numbers)."""
+def clock(timings: Timings, pledged: bool = False) -> Iterator[tuple[str, str]]:
+    """T1 to T6 (docs/guarantees.md) as (field that is to blame, message with the numbers).
+
+    `pledged`: pledges bridge a ZooKeeper that is away, so T3 need not hold by itself. A renewal that fails and the round of
+    pledges after it must fit then: R + 2 Q + F <= L, which is T2, because k is at least 2.
+    """
     t = timings
     needed = t.renew_s + t.attempts * t.attempt_s + t.soft_fence_s
     if t.attempts < 2:
@@ -179,12 +196,12 @@ def clock(timings: Timings) -> Iterator[tuple[str, str]]:
             f" = {_s(needed)} > L {_s(t.lease_s)}",
         )
     spare = t.lease_s - t.soft_fence_s - t.renew_s
-    if _less(spare, t.coordinator_outage_s):
+    if _less(spare, t.coordinator_outage_s) and not pledged:
         yield (
             "coordinator_outage_s",
             f"T3 is violated: E {_s(t.coordinator_outage_s)} (a ZooKeeper election) > L {_s(t.lease_s)}"
             f" - F {_s(t.soft_fence_s)} - R {_s(t.renew_s)} = {_s(spare)}: the primary would fence itself while"
-            " ZooKeeper elects; only pledges between members bridge that, and they are not built yet",
+            " ZooKeeper elects; only pledges between members bridge that: write `pledges:` in every cluster",
         )
     election = t.zookeeper_tick_s * t.zookeeper_sync_limit + ELECTION_BASE_S
     if _less(t.coordinator_outage_s, election):
@@ -232,9 +249,36 @@ def worst_case_outage(cluster: ClusterSettings) -> list[Outage]:
         Outage("database stopped by hand", cluster.on_clean_stop_wait_s + after, "on_clean_stop + " + tail),
         Outage("crash recovery in place", cluster.crash_recovery_max_s + after, "crash_recovery_max + " + tail),
         Outage("planned switchover", cluster.switchover_deadline_s, "switchover_deadline, then writes are given back"),
-        Outage("ZooKeeper elects", 0.0, f"none: E {_s(t.coordinator_outage_s)} fits into the lease (T3)"),
-        Outage("ZooKeeper without a majority", math.inf, "until it is back: the primary fences itself"),
+        *_without_zookeeper(cluster),
     ]
+
+
+def bridged(timings: Timings) -> bool:
+    """T3 holds by itself: an election of ZooKeeper fits into the lease."""
+    return not _less(timings.lease_s - timings.soft_fence_s - timings.renew_s, timings.coordinator_outage_s)
+
+
+def away(cluster: ClusterSettings) -> str:
+    """What keeps the primary when ZooKeeper is away, for `config check`."""
+    t, outage = cluster.timings, f"E {_s(cluster.timings.coordinator_outage_s)}"
+    if cluster.pledges is not None:
+        return f"pledges on UDP port {cluster.pledges.port}: they bridge a ZooKeeper that is away, for {outage} or for days"
+    spare = f"L {_s(t.lease_s)} - F {_s(t.soft_fence_s)} - R {_s(t.renew_s)} = {_s(t.lease_s - t.soft_fence_s - t.renew_s)}"
+    return f"no pledges: T3 must hold by itself: {outage} <= {spare}; a ZooKeeper away for longer ends the writes"
+
+
+def _without_zookeeper(cluster: ClusterSettings) -> Iterator[Outage]:
+    outage = f"E {_s(cluster.timings.coordinator_outage_s)}"
+    fits = f"{outage} fits into the lease (T3)" if bridged(cluster.timings) else f"{outage} is bridged by pledges"
+    yield Outage("ZooKeeper elects", 0.0, f"none: {fits}")
+    if cluster.pledges is None:
+        yield Outage("ZooKeeper without a majority", math.inf, "until it is back: the primary fences itself")
+        return
+    yield Outage("ZooKeeper without a majority", 0.0, "none: every standby that may be chosen pledges")
+    yield Outage(
+        "and such a standby away too", math.inf, "until either is back: the primary fences itself; `failoverctl maintenance on`"
+        " for that standby beforehand avoids it",
+    )  # fmt: skip
 
 
 def _silent_hosts(cluster: ClusterSettings, detect: float, after: float, tail: str) -> Iterator[Outage]:

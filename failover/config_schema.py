@@ -272,6 +272,11 @@ class Dns(Section):
     tsig_algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = "hmac-sha256"
 
 
+class Pledges(Section):
+    port: Port = 7433
+    key_file: FilePath
+
+
 class Webhook(Section):
     webhook: Annotated[str, AfterValidator(_url)]
     secret_file: FilePath | None = None
@@ -296,6 +301,7 @@ class Cluster(Section):
     vip: Vip | None = None
     dns: Dns | None = None
     notify: list[Webhook] = []
+    pledges: Pledges | None = None
     fencing: Fencing = Fencing()
     standby_reads: bool = True
     switchover_deadline: Duration = 5.0

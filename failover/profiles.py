@@ -5,7 +5,8 @@ Where the numbers come from, all measured with one ZooKeeper client pinned to ea
 - E (`coordinator_outage_s`) is how long no renewal can be written while ZooKeeper elects: its leader killed 0.4 to
   0.8 s, its leader *cut off* 1.24 to 1.67 s at tick 200 ms, 2.94 s at tick 500 ms and 10.4 s at 2000 ms with sync limit
   5. That is tick x sync limit + 0.44 s, and up to 0.23 s of spread. `wan` (tick 1 s) is reckoned by it, not measured.
-- The primary's host is the ZooKeeper leader's host one time in three, so a lease must outlive E: T3 is E <= L - F - R.
+- The primary's host is the ZooKeeper leader's host one time in three, so a lease must outlive E: T3 is E <= L - F - R. Or
+  pledges between members bridge it.
 - S is short: a session that expires by mistake only changes the leading controller.
 - n probes of interval + bound are the silence that makes a vote (T4). A blip of up to n x (interval + bound) - interval is
   never one: 4 s in `default`, 2 s in `lan`, 0.7 s in `fast`, 11 s in `wan`; a silent host is voted lost after at most
@@ -58,7 +59,7 @@ PROFILES: dict[str, Timings] = {
         coordinator_outage_s=1.67,
         cooldown_s=20.0,
     ),
-    # One switch, idle hosts. W = 1.52 s. Breaks T3 by itself (1.67 > 0.7), so it is refused until pledges bridge E.
+    # One switch, idle hosts. W = 1.52 s. Breaks T3 by itself (1.67 > 0.7), so it takes pledges.
     "fast": Timings(
         lease_s=1.2,
         renew_s=0.2,

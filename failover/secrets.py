@@ -10,6 +10,7 @@ from failover.errors import ConfigurationError
 from failover.logs import hide
 
 _SECRET_BYTES_MAX = 64 * 1024
+KEY_BYTES_LEAST = 32
 
 
 def read_secret(path: Path) -> str:
@@ -41,6 +42,20 @@ def read_secret(path: Path) -> str:
         raise ConfigurationError([f"{path}: is no secret: too long, or with a NUL byte in it"])
     hide(secret)
     return secret
+
+
+def read_key(path: Path) -> bytes:
+    """The key in `path`, as `read_secret`; the content itself is the key, so it must be long enough that nobody guesses it.
+
+    Raises ConfigurationError also if it has fewer than 32 bytes.
+    """
+    key = read_secret(path).encode()
+    if len(key) < KEY_BYTES_LEAST:
+        raise ConfigurationError([
+            f"{path}: {len(key)} bytes are too short for a key, at least {KEY_BYTES_LEAST}: "
+            f"(umask 077; head -c 32 /dev/urandom | base64 > {path})"
+        ])  # fmt: skip
+    return key
 
 
 def why_no_program(path: Path) -> str | None:

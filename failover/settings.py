@@ -109,6 +109,14 @@ class DnsSettings:
 
 
 @dataclass(frozen=True)
+class PledgeSettings:
+    """How guardians ask each other for pledges when ZooKeeper is away: the UDP port, and the key that only they have."""
+
+    port: int
+    key_file: Path
+
+
+@dataclass(frozen=True)
 class WebhookSettings:
     url: str
     secret_file: Path | None
@@ -162,6 +170,7 @@ class ClusterSettings:
     standby_reads: bool  # clients may read from standbys through the gate
     switchover_deadline_s: float  # writes are given back if the handover takes longer
     lag_max_bytes: int  # a candidate further behind is refused in a switchover
+    pledges: PledgeSettings | None = None  # None: nobody pledges, and T3 must hold by itself
     rejoin_automatic: bool = True  # a diverged member is rewound (its own log saved first) without asking a person
 
     def member(self, name: str) -> Member:

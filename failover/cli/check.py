@@ -69,12 +69,14 @@ def examine(scope: Scope, settings: Settings, cluster: ClusterSettings) -> list[
         with opened(scope) as view:
             look = view.watch()
             items += daemons(look, view.rules)
+            items += ways(look, cluster)
     except FailoverError as error:
         items.append(Item("records", cluster.name, FAIL, str(error), "start ZooKeeper; the items below do without it"))
     looks: list[tuple[str, str, Callable[[], Iterable[Item]]]] = [
         *(("zookeeper", host, lambda h=host: (server(settings, cluster, h),)) for host in settings.zookeeper.hosts),
         ("zookeeper", "ACL", lambda: (openness(settings, cluster),)),
         ("ssh", cluster.name, lambda: agents(settings, cluster)),
+        ("pledges", cluster.name, lambda: key_of_pledges(cluster)),
         *(("database", member.name, lambda m=member.name: (database(cluster, m),)) for member in cluster.members),
         *(("rewind", member.name, lambda m=member.name: (rewind(cluster, m),)) for member in cluster.members),
         ("dns", cluster.name, lambda: (name_service(cluster, look),) if cluster.dns else ()),
@@ -123,6 +125,41 @@ def daemons(look: Look, rules: Rules) -> list[Item]:
         hint = "" if well else f"journalctl -u failover-guardian on {member.name}"
         items.append(Item("guardian", member.name, PASS if well else FAIL, facts, hint))
     return items
+
+
+def ways(look: Look, cluster: ClusterSettings) -> list[Item]:
+    """What each guardian says about its ways to the others' pledges."""
+    if cluster.pledges is None:
+        return []
+    items = []
+    hint = f"is UDP port {cluster.pledges.port} open between the members, and {cluster.pledges.key_file} the same on all of them?"
+    for member in cluster.members:
+        status = look.seen.status(member.name, LOOK_S)
+        if member.guarded and status is not None:
+            lacking = [text for text in status.problems if "pledge" in text]
+            facts = "; ".join(lacking) or "every other guardian that reports can be asked"
+            items.append(Item("pledges", member.name, WARN if lacking else PASS, facts, hint if lacking else ""))
+    return items
+
+
+def key_of_pledges(cluster: ClusterSettings) -> list[Item]:
+    """The key, where this host has a member: a controller alone does not need it."""
+    from failover.config import node_name
+    from failover.errors import ConfigurationError
+    from failover.secrets import read_key
+
+    try:
+        here = node_name()
+    except ConfigurationError:  # no name that a member could have
+        return []
+    if cluster.pledges is None or here not in {member.name for member in cluster.members if member.guarded}:
+        return []
+    path = cluster.pledges.key_file
+    try:
+        read_key(path)
+    except ConfigurationError as error:
+        return [Item("pledges", "key", FAIL, error.faults[0], "the same file on every member's host, root's own, chmod 600")]
+    return [Item("pledges", "key", PASS, f"{path} can be read here and is long enough")]
 
 
 def server(settings: Settings, cluster: ClusterSettings, host: str) -> Item:
@@ -328,7 +365,7 @@ def check_file(scope: Scope, file: Path | None) -> int:
 
 def _show_cluster(cluster: ClusterSettings) -> None:
     from failover.cli.printing import table
-    from failover.config_rules import cannot, worst_case_outage
+    from failover.config_rules import away, cannot, worst_case_outage
 
     t = cluster.timings
     click.echo(f"\n{cluster.name}: {cluster.engine}, mode {cluster.mode.value}, replication {cluster.replication.value}")
@@ -344,6 +381,7 @@ def _show_cluster(cluster: ClusterSettings) -> None:
         f"  lease L {t.lease_s:g} s, wait W {t.wait_s:.2f} s, cool-down {t.cooldown_s:g} s; "
         f"ZooKeeper tick {t.zookeeper_tick_s:g} s"
     )
+    click.echo(f"  {away(cluster)}")
     click.echo("\n  longest write outage that these timers permit; the usual one is far shorter:")
     rows = [(o.fault, _outage(o.seconds), o.how) for o in worst_case_outage(cluster)]
     click.echo(table(("FAULT", "AT MOST", "BECAUSE"), rows, indent="  "))
@@ -368,6 +406,7 @@ def _cluster_document(cluster: ClusterSettings) -> dict[str, object]:
             {"name": m.name, "address": m.address, "priority": m.priority, "failover": m.failover.value, "guardian": m.guarded}
             for m in cluster.members
         ],
+        "pledges": {"port": cluster.pledges.port} if cluster.pledges else None,
         "cannot": cannot(cluster),
         "worst_case_outage": [
             {"fault": o.fault, "seconds": None if math.isinf(o.seconds) else round(o.seconds, 3), "how": o.how}

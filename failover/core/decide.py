@@ -17,7 +17,7 @@ from failover.core.model import Grant, Mode, OperationKind, Policy, Role, Stored
 from failover.core.observation import Observation
 from failover.core.opening import open_operation, opening_writes
 from failover.core.plan import Action, Check, Erase, Fence, Guard, Key, Kind, MoveVip, Plan, Swap, SwitchDns, Verdict
-from failover.core.replication import next_edit
+from failover.core.replication import next_edit, next_promotable
 from failover.core.requests import judge, unpaused
 from failover.core.rules import Rules
 from failover.core.tables import TABLES
@@ -95,16 +95,12 @@ def _guard(name: str, passed: bool, facts: str) -> Guard:
 
 
 def _upkeep(seen: Observation, rules: Rules, term: Stored[int], grant: Stored[Grant]) -> Plan:
-    """A healthy cluster's care: the sync set follows the standbys, VIP and DNS are where they should be."""
-    edit = next_edit(seen, rules, grant.value)
+    """A healthy cluster's care: the sync set follows the standbys, the promotable list what people set aside; VIP and DNS are
+    where they should be."""
+    edit = next_edit(seen, rules, grant.value) or next_promotable(seen, rules, grant.value)
     if edit is not None:
         changed, says = edit
         return Plan((Check(Key(Kind.TERM), term.version), Swap(Key(Kind.GRANT), changed, grant.version)), says=says)
-    promotable = rules.promotable_beside(grant.value.member or "")
-    if promotable != grant.value.promotable:
-        changed = replace(grant.value, promotable=promotable)
-        writes = (Check(Key(Kind.TERM), term.version), Swap(Key(Kind.GRANT), changed, grant.version))
-        return Plan(writes, says=f"promotable: {', '.join(promotable)}")
     return Plan(actions=_drift(seen, rules, grant.value))
 
 

@@ -45,7 +45,7 @@ class LocalFacts:
     `running`: a main process of this data directory exists. `role` is what it answered lately. `upstream` is the member it is
     told to stream from. `grant_position` is the granted member's latest position or, before it wrote, the minimum it must hold.
     `handover_since_s`: when this guardian began to hand over for the present operation. `quiet`: W has passed since this
-    guardian started, which counts as its last pledge; `sealed_quiet`: the report of `sealed_for` said so. `highest`: the
+    member's last pledge (core/pledge.py); `sealed_quiet`: the report of `sealed_for` said so. `highest`: the
     greatest epoch that this host has ever seen, from its disk.
     """
 

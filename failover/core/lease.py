@@ -1,7 +1,8 @@
 """The guardian's clock: until when may this member write?
 
 Pure arithmetic on CLOCK_BOOTTIME seconds. A renewal extends the deadline to *send time* + L, and only if it was
-acknowledged (G2); a lost reply changes nothing. The kernel holds the same end as a ticket, so this module being late or
+acknowledged (G2); a lost reply changes nothing. Where ZooKeeper is away, the pledges of all that may be chosen take the place of
+the acknowledgement (core/pledge.py). The kernel holds the same end as a ticket, so this module being late or
 stopped never lets a write through: it only decides when to ask again and when to end sessions in good order.
 """
 
@@ -40,6 +41,14 @@ class LeaseState:
         if self.epoch == epoch and self.deadline_s is not None and self.deadline_s >= deadline_s:
             return self
         return LeaseState(epoch, deadline_s, ticket)
+
+    def may_be_pledged(self, epoch: int, now_s: float) -> bool:
+        """Pledges only extend: a lease that was acknowledged under this very epoch, still runs, and has an end."""
+        return not self.untimed and self.valid(epoch, now_s)
+
+    def pledged(self, epoch: int, asked_at_s: float, ticket: int, times: LeaseTimes, now_s: float) -> "LeaseState":
+        """All pledges of a round came; `asked_at_s` is the moment before its first request. What has ended stays ended."""
+        return self.acknowledged(epoch, asked_at_s, ticket, times) if self.may_be_pledged(epoch, now_s) else self
 
     def dropped(self) -> "LeaseState":
         """Given up: closed, fenced or handed over. The next opening needs a new acknowledgement."""

@@ -140,8 +140,7 @@ class Receipt:
 class Seal:
     """A standby's report that it neither receives from nor acknowledges to the old primary, for one claim only.
 
-    `quiet`: W has passed on its own clock since its last pledge to the old primary (always true until pledges exist
-    and the guardian has been up for W).
+    `quiet`: W has passed on its own clock since its last pledge, or since its guardian started (core/pledge.py).
     """
 
     member: str

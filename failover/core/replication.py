@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from failover.core.model import Grant, MemberStatus, Replication, SyncSet, Willingness
+from failover.core.model import Grant, MemberStatus, Policy, Replication, SyncSet, Willingness
 from failover.core.observation import Observation
 from failover.core.rules import Rules
 
@@ -32,6 +32,22 @@ def wanted_names(seen: Observation, rules: Rules, primary: str, current: tuple[s
             continue
         names.append(member.name)
     return tuple(sorted(names))
+
+
+def next_promotable(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str] | None:
+    """The grant with the list of who may be chosen beside this primary, if it differs, with the sentence for the log; or None.
+
+    Members in maintenance or fenced by hand are left out: the primary then needs no pledge of them. The lease record carries
+    the new list from the next renewal on, and a claim counts only with the list of the record that it checks. Never while an
+    operation runs: it decides on this very grant.
+    """
+    if grant.member is None or seen.operation is not None:
+        return None
+    policy = seen.policy.value if seen.policy else Policy()
+    names = tuple(n for n in rules.promotable_beside(grant.member) if not policy.in_maintenance(n) and n not in policy.fenced)
+    if names == grant.promotable:
+        return None
+    return replace(grant, promotable=names), f"promotable: {', '.join(names) or 'nobody'}"
 
 
 def first_set(rules: Rules, followers: tuple[str, ...], candidate: str, history: str) -> SyncSet | None:

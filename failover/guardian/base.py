@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from failover.core.model import RejoinWay
+from failover.core.pledge import PledgeAsk, PledgeWord
 from failover.core.rejoin import Data
 
 
@@ -63,6 +64,17 @@ class Gate(Protocol):
 
     def release(self) -> None:
         """Delete the table: the port is open for good. Break-glass."""
+        ...
+
+
+class Pledgers(Protocol):
+    """The other members' guardians, who are asked for pledges."""
+
+    def ask(self, ask: PledgeAsk, members: Sequence[str], budget_s: float) -> tuple[PledgeWord, ...]:
+        """What each of `members` said in this round; returns as soon as all have spoken, or after `budget_s` with what there is.
+
+        Never raises for a path that is broken: who cannot be reached has not spoken.
+        """
         ...
 
 

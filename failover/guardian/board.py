@@ -19,8 +19,10 @@ from failover.core.rejoin import Data, RejoinFacts
 from failover.engines.base import LocalState
 from failover.errors import Corrupt
 from failover.guardian.base import Durable, RejoinState
+from failover.guardian.pledges import PledgeBook
 
 NOT_IN_VIEW = 2**62
+HEARD_S = 3.0  # every guardian refreshes its record each second
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Own:
     `served`: the newest epoch under which it opened the port to writers. `sealed_for`: the claim it has reported for, and
     whether that report could say *quiet*.
     `fencing`: the epoch being closed right now, before the disk has it. `armed`: the next start is a standby's.
-    `rewind_ready`: the epoch under which its first checkpoint was seen on the disk.
+    `rewind_ready`: the history (`Position.history_id`) whose first checkpoint was seen on the disk: one epoch may see several.
     `rejoin`: why the member is not a standby in good standing, `failed`: the duty that does not succeed, both for people.
     """
 
@@ -48,7 +50,7 @@ class Own:
     applied_at: str | None = None
     heartbeat_fails: int = 0
     rejoin: str | None = None
-    rewind_ready: int = 0
+    rewind_ready: str = ""
     failed: str | None = None
     says: str = "starting"
 
@@ -67,12 +69,14 @@ class Identity:
 
 
 class Board:
-    """The guardian's shared picture. `wake` is set whenever something changed that a duty may depend on."""
+    """The guardian's shared picture. `wake` is set whenever something changed that a duty may depend on.
+
+    `pledges`: the book of what this member has promised to others, made with the board, before anybody can ask.
+    """
 
     def __init__(self, identity: Identity, parse: Callable[[str], Position]) -> None:
         self.identity = identity
         self.wake = threading.Event()
-        self._began_s = boottime_s()
         self._parse = parse
         self._lock = threading.Lock()
         self._own = Own()
@@ -81,6 +85,10 @@ class Board:
         self._lease: Callable[[], LeaseState] = LeaseState
         self._durable: Callable[[], Durable] = Durable
         self._rejoin: Callable[[], RejoinState] = RejoinState
+        names = [member.name for member in identity.members]
+        self.pledges = PledgeBook(
+            identity.me, names, identity.wait_s, lambda: self._durable(), self.grant, lambda: self._lease()
+        )
 
     def bind(
         self, lease: Callable[[], LeaseState], durable: Callable[[], Durable], rejoin: Callable[[], RejoinState] = RejoinState
@@ -154,6 +162,11 @@ class Board:
             raise Corrupt(f"{member} is not a member in this host's configuration")
         return address
 
+    def hears(self, member: str) -> bool:
+        """Has the guardian of `member` said something in ZooKeeper lately?"""
+        stored: Stored[MemberStatus] | None = self.records.all(Kind.MEMBER).get(member)
+        return stored is not None and boottime_s() - stored.seen_at_s <= HEARD_S
+
     def is_guarded(self, member: str) -> bool:
         """Is a guardian configured beside this member?"""
         return any(m.name == member and m.guarded for m in self.identity.members)
@@ -176,7 +189,7 @@ class Board:
             own.sealed_for,
             own.served, durable.released,
             own.handover_since_s, own.handover_operation,
-            quiet=boottime_s() - self._began_s >= identity.wait_s, sealed_quiet=own.sealed_quiet, highest=durable.highest,
+            quiet=self.pledges.quiet(), sealed_quiet=own.sealed_quiet, highest=durable.highest,
             rejoin=self._rejoin_facts(records, grant, policy, durable),
         )  # fmt: skip
 

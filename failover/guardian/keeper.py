@@ -1,8 +1,11 @@
 """Keeps the lease: renews it under the grant, and has the kernel hold it as a ticket.
 
 Order, always (G3): the inert ticket is added *before* the first message of a renewal leaves; only an acknowledgement switches
-it into force. A lost reply changes nothing, the deadline stays where it was (G2). A standby that clients may read from is let
-through by tickets of the same kind, so a guardian that stops answers for nobody after L.
+it into force. A lost reply changes nothing, the deadline stays where it was (G2). Where ZooKeeper does not acknowledge, the
+members that may be chosen are asked for pledges, in a round with a ticket of its own (core/pledge.py).
+
+A standby that clients may read from is let through by tickets of the same kind, so a guardian that stops answers for nobody
+after L.
 """
 
 from __future__ import annotations
@@ -13,15 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from failover.clock import boottime_s
-from failover.coordination.base import LostRace
+from failover.coordination.base import Committed, LostRace
 from failover.coordination.ledger import Ledger
 from failover.coordination.pinned import PinnedCoordinator
 from failover.core.duty import LocalFacts, wants_lease
 from failover.core.lease import LeaseState, LeaseTimes
 from failover.core.model import Grant, Lease, Role, Stored
 from failover.core.plan import Check, Key, Kind, Swap
-from failover.errors import FailoverError, Unknown, Unreachable
-from failover.guardian.base import Gate, GateState
+from failover.errors import FailoverError, Unknown, Unreachable, WrongCredentials
+from failover.guardian.base import Gate, GateState, Pledgers
+from failover.guardian.pledges import Asking
 
 log = logging.getLogger("failover.guardian.keeper")
 READERS = 2**31 - 1  # readers' tickets belong to no epoch; closing an epoch does not concern them
@@ -46,6 +50,7 @@ class KeeperSettings:
     me: str
     times: LeaseTimes
     standby_reads: bool
+    cluster: str = ""
 
 
 class LeaseKeeper:
@@ -53,10 +58,12 @@ class LeaseKeeper:
 
     def __init__(
         self, settings: KeeperSettings, gate: Gate, ledger: Ledger, pinned: PinnedCoordinator,
-        facts: Callable[[], LocalFacts], refresh: Callable[[Stored[Grant]], None],
+        facts: Callable[[], LocalFacts], refresh: Callable[[Stored[Grant]], None], pledgers: Pledgers | None = None,
     ) -> None:  # fmt: skip
+        """`pledgers`: who is asked when ZooKeeper does not acknowledge; None: nobody, and the lease then ends."""
         self._settings, self._gate, self._ledger, self._pinned = settings, gate, ledger, pinned
         self._facts, self._refresh = facts, refresh
+        self._asking = Asking(settings.cluster, settings.me, pledgers)
         self._tickets = Tickets()
         self._lock = threading.Lock()
         self._state = LeaseState()
@@ -64,6 +71,7 @@ class LeaseKeeper:
         self._told_released: int | None = None
         self._generation = 0
         self._late = False
+        self._pledged: str | None = None
         self._alarm: str | None = None
         self._alarm_at_s = 0.0
         self.wake = threading.Event()
@@ -79,8 +87,14 @@ class LeaseKeeper:
         return self._alarm if boottime_s() - self._alarm_at_s < ALARM_KEPT_S else None
 
     @property
+    def on_pledges(self) -> str | None:
+        """What a person should know while ZooKeeper does not acknowledge: who keeps us open, or who does not. Or None."""
+        return self._pledged
+
+    @property
     def late(self) -> bool:
-        """The last renewal failed and the lease still runs: the next one should not wait for a whole period."""
+        """Neither ZooKeeper nor the others' pledges answered the last time, and the lease still runs: the next renewal should
+        not wait for a whole period."""
         with self._lock:
             deadline_s = self._state.deadline_s
             return self._late and deadline_s is not None and boottime_s() < deadline_s
@@ -175,17 +189,17 @@ class LeaseKeeper:
             if self._state.untimed or (kernel.table and kernel.current is not None and kernel.expires_in_s is None):
                 self._gate.switch(ticket)  # the kernel must count again before ZooKeeper is told that it does
                 self._state = self._state.timed_again(armed_at_s, ticket, self._settings.times)
-        writes = self._lease_writes(grant, untimed=False)
         try:
-            committed = self._pinned.commit_any(self._ledger.ops(writes), self._settings.times.attempt_s)
+            committed = self._write_lease(grant, untimed=False)
         except LostRace as lost:
             self._look_again(lost)
             return
-        except (Unknown, Unreachable) as error:
-            log.log(logging.DEBUG if self._late else logging.WARNING, "renewal not acknowledged: %s", error)
-            self._late = True
+        except (Unknown, Unreachable, WrongCredentials) as error:  # whatever failed, it was no claim
+            log.log(logging.DEBUG if self._late or self._pledged else logging.WARNING, "renewal not acknowledged: %s", error)
+            self._late = not self._live_on_pledges(facts.epoch)
             return
         self._late = False
+        self._back_from_pledges()
         with self._lock:
             if generation != self._generation:
                 return  # shut in the meantime: an acknowledgement of before is not a word of now
@@ -193,6 +207,49 @@ class LeaseKeeper:
             self._state = before.acknowledged(grant.value.epoch, committed.sent_at_s, ticket, self._settings.times)
             if self._state is not before and self._serving == grant.value.epoch:
                 self._gate.switch(ticket)
+
+    def _live_on_pledges(self, epoch: int) -> bool:
+        """ZooKeeper does not acknowledge: ask everybody who may be chosen. True if the lease goes on for that.
+
+        The same order as for a renewal: the inert ticket, then the first request, and only when the last pledge has come the
+        switch, unless the gate was shut in the meantime.
+        """
+        now = self._facts()
+        if not self._asking.possible or now.epoch != epoch or not wants_lease(now):
+            return False
+        ticket, times = self._tickets.next(), self._settings.times
+        with self._lock:
+            generation = self._generation
+            if not self._state.may_be_pledged(epoch, boottime_s()) or not self._gate.arm(ticket, times.lease_s, epoch):
+                return False
+        found = self._asking.ask(epoch, times.attempt_s)
+        if not found.complete:
+            self._tell_pledged(f"the lease runs out, for want of pledges of {found.says()}")
+            return False
+        with self._lock:
+            if generation != self._generation:
+                return False
+            before = self._state
+            self._state = before.pledged(epoch, found.asked_at_s, ticket, times, boottime_s())
+            if self._state is before:
+                return False
+            if self._serving == epoch:
+                self._gate.switch(ticket)
+        givers = ", ".join(found.given_by)
+        self._tell_pledged(f"living on pledges of {givers}" if givers else "nobody else may be chosen, so it takes no pledge")
+        return True
+
+    def _tell_pledged(self, how: str) -> None:
+        """Once for each thing to say, not for each round."""
+        says = f"ZooKeeper does not acknowledge: {how}"
+        if says != self._pledged:
+            log.warning("%s", says)
+            self._pledged = says
+
+    def _back_from_pledges(self) -> None:
+        if self._pledged is not None:
+            log.warning("ZooKeeper acknowledges again: no pledges are needed")
+            self._pledged = None
 
     def _in_kernel(self) -> GateState:
         """What the kernel holds, read back while we serve: a flushed table is an open port."""
@@ -205,7 +262,7 @@ class LeaseKeeper:
         """Paused: first ZooKeeper is told that no clock bounds us, then the kernel stops counting. True once that is so."""
         generation = self._generation
         try:
-            self._pinned.commit_any(self._ledger.ops(self._lease_writes(grant, untimed=True)), self._settings.times.attempt_s)
+            self._write_lease(grant, untimed=True)
         except (LostRace, Unknown, Unreachable) as error:
             log.warning("pause not recorded: %s", error)
             return facts.lease.untimed
@@ -224,7 +281,7 @@ class LeaseKeeper:
         if not facts.mine or self._told_released == grant.version:
             return
         try:
-            self._pinned.commit_any(self._ledger.ops(self._lease_writes(grant, untimed=True)), self._settings.times.attempt_s)
+            self._write_lease(grant, untimed=True)
             self._told_released = grant.version
         except (LostRace, Unknown, Unreachable) as error:
             log.warning("the release is not recorded: %s", error)
@@ -239,9 +296,14 @@ class LeaseKeeper:
             if self._gate.arm(ticket, lifetime_s, READERS):
                 self._gate.switch(ticket)
 
-    def _lease_writes(self, grant: Stored[Grant], untimed: bool) -> tuple[Check | Swap, ...]:
+    def _write_lease(self, grant: Stored[Grant], untimed: bool) -> Committed:
+        """Under this version of the grant. Its list is noted before it leaves: a claim may check one we never heard of."""
         lease = Lease(self._settings.me, grant.value.epoch, grant.value.promotable, untimed)
-        return (Check(Key(Kind.GRANT), grant.version), Swap(Key(Kind.LEASE, self._settings.me), lease, None))
+        writes = (Check(Key(Kind.GRANT), grant.version), Swap(Key(Kind.LEASE, self._settings.me), lease, None))
+        order = self._asking.sending(grant.value.promotable)
+        committed = self._pinned.commit_any(self._ledger.ops(writes), self._settings.times.attempt_s)
+        self._asking.acknowledged(order)
+        return committed
 
     def _look_again(self, lost: LostRace) -> None:
         """G6: the grant changed. An edit keeps us; anything else is a claim, and the warden fences at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from failover.clock import boottime_s
 from failover.coordination.ledger import Ledger
@@ -28,10 +29,11 @@ class Reporter:
 
     def __init__(
         self, board: Board, ledger: Ledger, engine: LocalEngine, instance: Instance, gate: Gate, vip: Vip | None,
-        keeper: LeaseKeeper, budget_s: float,
+        keeper: LeaseKeeper, budget_s: float, paths: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:  # fmt: skip
+        """`paths`: what is wrong with the ways to the other guardians."""
         self._board, self._ledger, self._engine, self._instance = board, ledger, engine, instance
-        self._gate, self._vip, self._keeper, self._budget_s = gate, vip, keeper, budget_s
+        self._gate, self._vip, self._keeper, self._budget_s, self._paths = gate, vip, keeper, budget_s, paths
         self._looking = threading.Lock()
         self._publishing = threading.Lock()
         self._last: MemberStatus | None = None
@@ -98,11 +100,15 @@ class Reporter:
             applied_at=own.applied_at if own.served else None,
             paused_replay=bool(local and local.replay_paused),
             rejoin=own.rejoin,
-            rewind_ready=writable and own.rewind_ready == facts.epoch,
+            rewind_ready=writable and local is not None and own.rewind_ready == local.position.history_id(),
             moving=self._ran_ns is not None and boottime_s() - self._moved_at_s <= MOVING_S,
-            problems=tuple(text for text in (self._trouble, self._board.foreign, own.failed, self._keeper.alarm) if text),
+            problems=self._problems(own.failed),
             guardian=duty(facts).says,
         )
+
+    def _problems(self, failed: str | None) -> tuple[str, ...]:
+        said = (self._trouble, self._board.foreign, failed, self._keeper.alarm, self._keeper.on_pledges, *self._paths())
+        return tuple(text for text in said if text)
 
     def _has_vip(self) -> bool:
         """Asked of the kernel once a second: each look costs a process."""

@@ -19,6 +19,7 @@ from failover.guardian.board import Board
 from failover.guardian.deaths import Deaths
 from failover.guardian.fencer import Fencer, Memory
 from failover.guardian.keeper import LeaseKeeper
+from failover.guardian.pledge_service import PledgePort
 from failover.guardian.reporter import Heart, Reporter
 from failover.guardian.ruleset_watch import RulesetWatch
 from failover.guardian.warden import Warden
@@ -52,6 +53,7 @@ class Parts:
     port: int
     renew_s: float
     probe_interval_s: float
+    pledges: PledgePort | None = None
 
 
 class Guardian:
@@ -77,6 +79,9 @@ class Guardian:
             ("ruleset", self._watch_ruleset),
             ("warden", self._ward),
         )
+        if parts.pledges is not None:
+            port = parts.pledges
+            loops = (("pledges", lambda: port.serve(self._stop)), *loops)
         for name, loop in loops:
             thread = threading.Thread(target=self._guarded, args=(name, loop), name=name, daemon=True)
             thread.start()

@@ -308,7 +308,8 @@ class Warden:
         From the kernel's word on no acknowledgement leaves. But a receiver still stores what its socket holds: a position
         told before it has ended would not be final, and a follower ahead of the chosen one could never follow it.
 
-        SQL comes last. It proves nothing (a paused replay ignores it); it only spares the receiver a long silence.
+        Whether it is quiet is asked only after the disk has the freeze: a pledge given until then is in the book, and none is
+        given later. SQL comes last. It proves nothing (a paused replay ignores it); it only spares the receiver a long silence.
         """
         assert facts.grant is not None and facts.grant.value.claim is not None
         claim = facts.grant.value.claim
@@ -317,10 +318,10 @@ class Warden:
             frozen=facts.epoch, frozen_against=address, highest=max(self._hands.memory.now.highest, facts.epoch)
         )
         self._hands.sealer.seal(address, self._hands.port)
-        position = self._end_of_received_log()
-        self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), facts.quiet))
-        self._board.note(sealed_for=facts.epoch, sealed_quiet=facts.quiet)
-        says = "quiet" if facts.quiet else "not quiet yet"
+        position, quiet = self._end_of_received_log(), self._board.pledges.quiet()
+        self._put(Key(Kind.SEAL, self._me), Seal(self._me, facts.epoch, position.text(), quiet))
+        self._board.note(sealed_for=facts.epoch, sealed_quiet=quiet)
+        says = "quiet" if quiet else "not quiet yet"
         log.info("sealed against %s for epoch %d at %s, %s", claim.old, facts.epoch, position.text(), says)
         self._hands.engine.stop_receiving(SQL_S)
 

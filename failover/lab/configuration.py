@@ -39,7 +39,7 @@ class Secrets:
         return self.folder / name
 
     def password(self, name: str) -> str:
-        """Of an account ("app", "failover_monitor", ...), "zookeeper", "webhook" or "tsig"."""
+        """Of an account ("app", "failover_monitor", ...), "zookeeper", "webhook", "tsig" or "pledge"."""
         return self.path(name).read_text().strip()
 
     @staticmethod
@@ -49,11 +49,12 @@ class Secrets:
 
 
 def make_secrets(secrets: Secrets) -> None:
-    """Random passwords for every account, the TSIG key and the controllers' SSH key pair."""
+    """Random passwords for every account, the keys of TSIG and of the pledges, and the controllers' SSH key pair."""
     folder = secrets.folder
     folder.mkdir(mode=0o700, parents=True)
     for name in (*ACCOUNTS, "zookeeper", "webhook"):
         private_file(folder / name, random_source.token_urlsafe(24) + "\n")
+    private_file(folder / "pledge", base64.b64encode(random_source.token_bytes(32)).decode() + "\n")
     private_file(folder / "tsig", base64.b64encode(random_source.token_bytes(32)).decode() + "\n")
     make_key(folder / "ssh_key", "failover controllers")
 
@@ -137,5 +138,6 @@ clusters:
       tsig_key_file: {secret("tsig")}
     notify:
       - {{webhook: "http://{APP}:8080/api/db-failover", secret_file: {secret("webhook")}}}
+    pledges: {{port: 7433, key_file: {secret("pledge")}}}
     fencing: {fencing}
 """

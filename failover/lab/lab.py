@@ -149,7 +149,7 @@ class Lab:
         text = conf.failover_yml(
             self.members, wanted.replication, wanted.profile, wanted.mode, wanted.cooldown_s, wanted.agentless, wanted.fencing
         )
-        names = [*conf.ACCOUNTS, "zookeeper", "webhook", "tsig", "ssh_key"]
+        names = [*conf.ACCOUNTS, "zookeeper", "webhook", "tsig", "pledge", "ssh_key"]
         addresses = [address for _, address in self.members]
         for number, (name, address) in enumerate(self.members, 1):
             folder = self.directory / name

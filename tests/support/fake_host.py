@@ -28,7 +28,7 @@ from failover.core.plan import Create, Key, Kind, Swap
 from failover.engines.base import ControlState, Discarded, LocalState, Tail, Upstream, Work
 from failover.engines.lsn import Lsn
 from failover.errors import Refused, Unknown, Unreachable
-from failover.guardian.base import Durable, GateState, Processes
+from failover.guardian.base import Durable, GateState, Pledgers, Processes
 from failover.guardian.board import Board, Identity
 from failover.guardian.deaths import Deaths
 from failover.guardian.fencer import Fencer, Memory
@@ -48,8 +48,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 5000.0
         for module in (
-            "guardian.board", "guardian.keeper", "guardian.reporter", "guardian.rejoin", "guardian.checkpointer",
-            "runtime.node", "runtime.observer", "runtime.probes",
+            "guardian.board", "guardian.keeper", "guardian.pledges", "guardian.reporter", "guardian.rejoin",
+            "guardian.checkpointer", "runtime.node", "runtime.observer", "runtime.probes",
         ):  # fmt: skip
             monkeypatch.setattr(f"failover.{module}.boottime_s", self)
 
@@ -440,7 +440,10 @@ class Telling:
 class FakeHost:
     """The guardian of `me` with everything it is made of. `turn()` is one round of its loops, in a fixed order."""
 
-    def __init__(self, ensemble: MemoryEnsemble, me: str, clock: Clock, standby_reads: bool = False) -> None:
+    def __init__(
+        self, ensemble: MemoryEnsemble, me: str, clock: Clock, standby_reads: bool = False,
+        pledgers: Pledgers | None = None, wait_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self.me, self.clock, self.events = me, clock, []  # type: ignore[var-annotated]  # list[str], said by its users
         self.database = FakeDatabase()
         self._folder = tempfile.TemporaryDirectory(prefix="fake-host-")
@@ -461,10 +464,12 @@ class FakeHost:
         paths = Paths("main")
         self.ledger = Ledger(self.client, paths)
         self.mirror = self.client.mirror(paths.singles(), paths.trees())
-        self.board = Board(Identity(me, MEMBERS, TIMES, 10.0, 3.0, rejoin_automatic=True), Lsn.parse)
+        self.board = Board(Identity(me, MEMBERS, TIMES, 10.0, 3.0, wait_s, rejoin_automatic=True), Lsn.parse)
         self.memory = Memory(self.disk)
-        settings = KeeperSettings(me, TIMES, standby_reads)
-        self.keeper = LeaseKeeper(settings, self.gate, self.ledger, self.pinned, self.board.facts, lambda grant: self.see())
+        settings = KeeperSettings(me, TIMES, standby_reads, "main")
+        self.keeper = LeaseKeeper(
+            settings, self.gate, self.ledger, self.pinned, self.board.facts, lambda grant: self.see(), pledgers
+        )
         self.fencer = Fencer(me, self.gate, self.keeper, self.instance, self.engine, self.memory, self.vip)
         self.rejoiner = FakeRejoiner(self.database, self.events, self.places.data_dir)
         self.rejoin = Rejoining(self.board, self.rejoiner, self.instance, self.memory, self.places, PORT)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from failover import config_schema, logs
 from failover.config import Outage, load, node_name, worst_case_outage
-from failover.config_rules import cannot
+from failover.config_rules import away, cannot
 from failover.config_shape import _section
 from failover.core.model import Mode, Replication, Willingness
 from failover.errors import ConfigurationError
@@ -378,12 +378,106 @@ def test_every_violated_inequality_prints_its_numbers(tmp_path: Path, timings: s
     assert words in found
 
 
-def test_profile_fast_is_refused_until_there_are_pledges(tmp_path: Path) -> None:
+def test_profile_fast_is_refused_without_pledges(tmp_path: Path) -> None:
     found = fault(tmp_path, "profile: lan", "profile: fast")
     assert found.startswith(
         "4:10: profile: fast: T3 is violated: E 1.67s (a ZooKeeper election) > L 1.2s - F 0.3s - R 0.2s = 0.7s"
     )
-    assert "pledges" in found
+    assert "write `pledges:` in every cluster" in found
+
+
+# --- pledges ----------------------------------------------------------------------------------------------------------
+PLEDGED = SMALL.replace("    vip:", "    pledges: {key_file: /etc/failover/pledge.key}\n    vip:")
+
+
+def test_pledges_are_optional_and_their_port_has_a_default(tmp_path: Path) -> None:
+    path = tmp_path / "f.yml"
+    path.write_text(SMALL)
+    assert load(path).cluster().pledges is None
+    path.write_text(PLEDGED)
+    pledges = load(path).cluster().pledges
+    assert pledges is not None and (pledges.port, pledges.key_file) == (7433, Path("/etc/failover/pledge.key"))
+
+
+def test_with_pledges_profile_fast_is_sound(tmp_path: Path) -> None:
+    path = tmp_path / "f.yml"
+    path.write_text(PLEDGED.replace("profile: lan", "profile: fast"))
+    assert load(path).cluster().timings.lease_s == 1.2
+
+
+def test_one_cluster_without_pledges_keeps_the_common_clock_to_t3(tmp_path: Path) -> None:
+    second = SMALL[SMALL.index("  orders:") :].replace("orders", "stock").replace("[5432]", "[5433]").replace("/data", "/stock")
+    second = second.replace("instance: {", "instance: {port: 5433, ").replace("10.77.0.100", "10.77.0.101")
+    found = faults(tmp_path, (PLEDGED + second).replace("profile: lan", "profile: fast"))
+    assert len(found) == 1 and "T3 is violated" in found[0]
+
+
+def test_a_renewal_and_the_round_after_it_must_fit_into_the_lease(tmp_path: Path) -> None:
+    found = faults(tmp_path, PLEDGED.replace("profile: lan", "profile: lan\ntimings: {lease: 1.9s}"))
+    assert any("T2 is violated: R 0.5s + k 2 x Q 0.5s + F 0.5s = 2s > L 1.9s" in line for line in found)
+    found = faults(tmp_path, PLEDGED.replace("profile: lan", "profile: lan\ntimings: {attempts: 1}"))
+    assert any("k 1 < 2" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "words"),
+    [
+        ("{key_file", "{port: 5432, key_file", "orders.pledges.port", "5432 is a guarded port"),
+        ("{key_file", "{port: 0, key_file", "orders.pledges.port", "out of range"),
+        ("pledges: {", "pledges: {key: abc, ", "orders.pledges.key", "key_file"),
+        ("key_file: /etc/failover/pledge.key", "port: 7433", "orders.pledges.key_file", "missing"),
+        (
+            "{address: 10.77.0.12}", '{address: "fd00::c", failover: never}\n      db3: {address: 10.77.0.13}',
+            "orders.pledges", "some IPv6",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_about_pledges_are_placed_and_explained(tmp_path: Path, old: str, new: str, place: str, words: str) -> None:
+    assert old in PLEDGED
+    found = faults(tmp_path, PLEDGED.replace(old, new, 1))
+    assert len(found) == 1 and place in found[0] and words in found[0], found
+
+
+def test_two_clusters_have_pledge_ports_of_their_own(tmp_path: Path) -> None:
+    second = PLEDGED[PLEDGED.index("  orders:") :].replace("orders", "stock")
+    found = "\n".join(faults(tmp_path, PLEDGED + second))
+    assert "UDP port 7433 on 10.77.0.11 already belongs to cluster orders" in found
+
+
+def test_the_key_is_the_guardians_business_and_must_be_long_enough(tmp_path: Path) -> None:
+    key, path = tmp_path / "pledge.key", tmp_path / "f.yml"
+    path.write_text(PLEDGED.replace("/etc/failover/pledge.key", str(key)))
+
+    def said(who: str) -> str:
+        try:
+            load(path, secrets=who)
+        except ConfigurationError as error:
+            return "\n".join(line for line in error.faults if "pledges" in line)
+        return ""
+
+    assert "cannot be read" in said("guardian") and said("controller") == "", "a controller's host has no such file"
+    key.touch(mode=0o600)
+    key.write_text("too short\n")
+    assert "9 bytes are too short for a key, at least 32" in said("guardian") and "too short\n" not in said("guardian")
+    key.write_text("x" * 44 + "\n")
+    assert said("guardian") == ""
+    key.chmod(0o640)
+    assert "chmod 600" in said("guardian")
+
+
+def test_what_keeps_the_primary_without_zookeeper_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "f.yml"
+    path.write_text(SMALL)
+    assert away(load(path).cluster()) == (
+        "no pledges: T3 must hold by itself: E 1.67s <= L 3s - F 0.5s - R 0.5s = 2s; a ZooKeeper away for longer ends the writes"
+    )
+    path.write_text(PLEDGED)
+    cluster = load(path).cluster()
+    assert away(cluster) == "pledges on UDP port 7433: they bridge a ZooKeeper that is away, for E 1.67s or for days"
+    found = {outage.fault: outage for outage in worst_case_outage(cluster)}
+    assert found["ZooKeeper without a majority"].seconds == 0.0
+    both = found["and such a standby away too"]
+    assert both.seconds == math.inf and "maintenance on" in both.how
 
 
 def test_a_mistake_in_one_place_does_not_hide_those_elsewhere(tmp_path: Path) -> None:

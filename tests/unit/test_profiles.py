@@ -1,4 +1,4 @@
-"""Every profile keeps T1 to T6 by itself, except `fast`, which waits for pledges."""
+"""Every profile keeps T1 to T6 by itself, except `fast`, which takes pledges."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def test_fast_breaks_t3_and_nothing_else() -> None:
     broken = list(clock(PROFILES["fast"]))
     assert [field for field, _ in broken] == ["coordinator_outage_s"]
     assert "T3 is violated" in broken[0][1]
+
+
+def test_with_pledges_every_profile_is_sound() -> None:
+    for name, timings in PROFILES.items():
+        assert list(clock(timings, pledged=True)) == [], name
+        assert timings.renew_s + 2 * timings.attempt_s + timings.soft_fence_s <= timings.lease_s, "a renewal, then a round"
 
 
 @pytest.mark.parametrize(("name", "wait_s"), [("default", 6.62), ("lan", 3.36), ("fast", 1.52), ("wan", 16.30)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +123,48 @@ def test_what_stands_in_a_rewinds_way_is_told_before_it_is_needed(
     item = check.rewind(load(world.file).cluster(), "db2")
     assert item.verdict == verdict and all(fault in item.facts for fault in faults)
     assert bool(item.hint) == bool(faults)
+
+
+# --- pledges ------------------------------------------------------------------------------------------------------------
+def pledged(world: World, key: Path) -> World:
+    world.file.write_text(world.file.read_text() + f"    pledges: {{key_file: {key}}}\n")
+    return world
+
+
+def test_a_key_that_cannot_be_used_is_found_on_a_members_host(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = load(pledged(world, tmp_path / "pledge.key").file).cluster()
+    monkeypatch.setenv("FAILOVER_NODE", "elsewhere")
+    assert check.key_of_pledges(cluster) == [], "a controller alone does not need it"
+    monkeypatch.setenv("FAILOVER_NODE", "db1")
+    (item,) = check.key_of_pledges(cluster)
+    assert item.verdict == FAIL and "cannot be read" in item.facts and item.hint
+    (tmp_path / "pledge.key").touch(mode=0o600)
+    (tmp_path / "pledge.key").write_text("short\n")
+    (item,) = check.key_of_pledges(cluster)
+    assert item.verdict == FAIL and "too short" in item.facts
+    (tmp_path / "pledge.key").write_text("k" * 44)
+    (item,) = check.key_of_pledges(cluster)
+    assert item.verdict == PASS
+
+
+def test_a_way_that_is_shut_is_told_before_it_is_needed(living: World, tmp_path: Path) -> None:
+    living.adopt()
+    cluster = load(pledged(living, tmp_path / "pledge.key").file).cluster()
+    grant = living.read(Kind.GRANT)
+    with opened(Scope(living.file, None, False, 5.0, False)) as view:
+        look = view.look()
+        status = replace(living.status("db1", grant), problems=("no pledge path to db2: it does not answer",))
+        stored = replace(look.seen.members["db1"], value=status)
+        seen = replace(look.seen, members={**look.seen.members, "db1": stored})
+        found = {item.name: item for item in check.ways(replace(look, seen=seen), cluster)}
+    assert found["db1"].verdict == WARN and "no pledge path to db2" in found["db1"].facts and "7433" in found["db1"].hint
+    assert found["db2"].verdict == found["db3"].verdict == PASS
+
+
+def test_the_file_alone_says_what_keeps_the_primary_without_zookeeper(world: World, tmp_path: Path) -> None:
+    assert "no pledges: T3 must hold by itself" in world.run("config", "check").stdout
+    assert "bridge a ZooKeeper that is away" in pledged(world, tmp_path / "pledge.key").run("config", "check").stdout
+    code, answer = world.json("config", "check")
+    assert code == 0 and answer["clusters"][0]["pledges"] == {"port": 7433}

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from failover.core.candidate import count_shortfall
-from failover.core.model import Grant, Replication, SyncSet, Willingness
-from failover.core.replication import first_set, next_edit, wanted_names
-from tests.support.builders import Cluster, a_cluster, lsn, some_rules, willing
+from failover.core.decide import decide
+from failover.core.model import Grant, OperationKind, Replication, SyncSet, Willingness
+from failover.core.plan import Kind, Swap
+from failover.core.replication import first_set, next_edit, next_promotable, wanted_names
+from tests.support.builders import Cluster, a_cluster, lsn, some_rules, willing, written
 
 BOTH, DB2, DB3 = SyncSet(1, ("db2", "db3"), "1"), SyncSet(1, ("db2",), "1"), SyncSet(1, ("db3",), "1")
 
@@ -210,3 +212,43 @@ def test_a_change_ends_after_a_failover_when_the_new_primary_proved_its_own_set(
     moved = a_cluster().with_grant("db2", 5, sync=(BOTH, new)).silent("db1").standby("db3", at="2@0/600 1:0/500")
     moved.primary("db2", 5, at="2@0/600 1:0/500", applied_sync=replace(new), applied_at="2@0/600 1:0/500")
     assert sync_after(moved) == (SyncSet(1, ("db3",), "2"),)
+
+
+# --- who may be chosen -----------------------------------------------------------------------------------------------------
+def promotable_after(cluster: Cluster, **rules: object) -> tuple[str, ...] | None:
+    seen = cluster.build()
+    assert seen.grant is not None
+    found = next_promotable(seen, some_rules(**rules), seen.grant.value)
+    if found is None:
+        return None
+    assert replace(found[0], promotable=seen.grant.value.promotable) == seen.grant.value, "nothing else changes"
+    return found[0].promotable
+
+
+def test_a_member_in_maintenance_owes_no_pledge_and_does_again_afterwards() -> None:
+    assert promotable_after(a_cluster()) is None
+    assert promotable_after(a_cluster().maintenance("db3")) == ("db2",)
+    assert promotable_after(a_cluster().with_grant("db1", 3, promotable=("db2",))) == ("db2", "db3")
+    assert promotable_after(a_cluster().maintenance("db2").maintenance("db3")) == ()
+
+
+def test_a_fenced_member_is_left_out_as_well() -> None:
+    assert promotable_after(a_cluster().with_policy(fenced=("db2",))) == ("db3",)
+
+
+def test_who_may_be_chosen_is_never_edited_while_an_operation_runs() -> None:
+    """The operation decides on this very grant, and one that proves a standby down goes on beside the primary's care."""
+    for kind in OperationKind:
+        assert promotable_after(a_cluster().maintenance("db3").operation(kind, "opened")) is None
+    assert promotable_after(a_cluster().maintenance("db3").with_grant(None, 4)) is None
+
+
+def test_the_leader_makes_that_edit_after_the_sync_set_and_under_the_grant_it_saw() -> None:
+    first = decide(a_cluster().maintenance("db3").build(), some_rules())
+    (swap,) = written(first, Kind.GRANT)
+    assert isinstance(swap, Swap) and isinstance(swap.value, Grant)
+    assert swap.value.sync[-1].names == ("db2",) and swap.value.promotable == ("db2", "db3")
+    second = decide(a_cluster().maintenance("db3").synced_by(DB2).build(), some_rules())
+    (swap,) = written(second, Kind.GRANT)
+    assert isinstance(swap, Swap) and isinstance(swap.value, Grant) and swap.version == 20
+    assert swap.value.promotable == ("db2",) and second.says == "promotable: db2"
