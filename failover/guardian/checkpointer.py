@@ -29,7 +29,9 @@ class Checkpointer:
         self._again_at_s = 0.0
 
     def keep(self, facts: LocalFacts) -> None:
-        if self._board.own.rewind_ready == facts.epoch or facts.position is None or boottime_s() < self._again_at_s:
+        if facts.position is None or self._board.own.rewind_ready == facts.position.history_id():
+            return
+        if boottime_s() < self._again_at_s:
             return
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._make, args=(facts,), name="first-checkpoint", daemon=True)
@@ -46,7 +48,7 @@ class Checkpointer:
             if not self._engine.rewind_ready(facts.position):
                 self._engine.checkpoint(CHECKPOINT_S)
             if self._engine.rewind_ready(facts.position):
-                self._board.note(rewind_ready=facts.epoch)
+                self._board.note(rewind_ready=facts.position.history_id())
                 log.info("others may be rewound against this member: its first checkpoint under epoch %d is done", facts.epoch)
                 return
         except FailoverError as error:

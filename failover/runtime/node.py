@@ -155,7 +155,7 @@ class Node:
         if self._violation:
             problems = (*problems, Problem("invariant", self._violation, "stop and report this with the journal"))
         problems = (*problems, *(Problem("corrupt", text, "somebody wrote there by hand?") for text in records.corrupt))
-        status = replace(parts.status, problems=problems)
+        status = replace(parts.status, problems=problems) if problems else parts.status
         if status != self._published[0] or records.all(Kind.CONTROLLER).get(parts.me) is None:
             self._own(records, Key(Kind.CONTROLLER, parts.me), status)
             self._published = (status, now_s)

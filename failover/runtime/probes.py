@@ -140,20 +140,19 @@ class ProbeBoard:
             heard[ZOOKEEPER] = self._zookeeper_since_s
         votes = []
         for name, watched in found.items():
-            vote = self._vote(watched)
             before_s = watched.failing_s if watched.fails else boottime_s()
             sees = tuple(w for w, since_s in heard.items() if w != name and since_s is not None and since_s <= before_s)
-            votes.append((name, replace(vote, sees=sees)))
+            votes.append((name, self._vote(watched, sees)))
         return Votes(controller, tuple(votes), self._beside)
 
-    def _vote(self, watched: Watched) -> MemberVote:
+    def _vote(self, watched: Watched, sees: tuple[str, ...]) -> MemberVote:
         fresh, kept = watched.fresh, watched.kept
         if fresh is None:
-            return MemberVote(False, why="not probed yet")
+            return MemberVote(False, why="not probed yet", sees=sees)
         recovering_s = boottime_s() - watched.recovering_since_s if watched.recovering_since_s is not None else 0.0
         silent = watched.fails >= self._lost_after and watched.silent_s >= self._silence_s
         lost = silent or recovering_s > self._recovery_max_s
-        return MemberVote(lost, _word(fresh), _word(kept), fresh.role, self._why(watched, fresh, recovering_s))
+        return MemberVote(lost, _word(fresh), _word(kept), fresh.role, self._why(watched, fresh, recovering_s), sees)
 
     def _why(self, watched: Watched, fresh: ProbeResult, recovering_s: float) -> str:
         if recovering_s > self._recovery_max_s:
