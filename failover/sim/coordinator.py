@@ -1,0 +1,411 @@
+"""The product's clients of the simulated ensemble: one that may move between servers, and one pinned to each server.
+
+Records travel as the frozen values they are; nothing is encoded. What a client *knows* lags behind what is true: it learns
+of a lost server late, and of a change when the notice arrives and its process runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from failover.clock import boottime_s
+from failover.coordination.base import Committed, LostRace, Op
+from failover.coordination.ledger import Ledger, Records
+from failover.coordination.paths import MANY, SINGLE
+from failover.core.model import Stored
+from failover.core.plan import Kind
+from failover.errors import Unknown, Unreachable
+from failover.sim.network import Network, Stream
+from failover.sim.scheduler import Process, Task
+from failover.sim.threads import Event, give_way
+from failover.sim.zookeeper import Changes, Ensemble, Node, Server, Session
+
+WAKES_S = (0.001, 0.006)  # until a thread that waits for a change has its turn; what comes meanwhile is one change
+LEARNS = 2 / 3  # of the session's time: how late a client sees that its server is silent
+
+
+class Client:
+    """One connection to one of `hosts` at a time, and the session it keeps."""
+
+    def __init__(
+        self, process: Process, host: str, ensemble: Ensemble, network: Network, hosts: Sequence[str], session_s: float
+    ) -> None:
+        self.process, self.host = process, host
+        self.ensemble, self._network, self._hosts, self._session_s = ensemble, network, tuple(hosts), session_s
+        self.server: Server | None = None
+        self.session: Session | None = None
+        self._there: Stream | None = None
+        self._back: Stream | None = None
+        self._looking = False
+        self._waiting: list[Task] = []
+        self.attached: list[Callable[[Server], None]] = []
+        self.expired: list[Callable[[], None]] = []
+        self.noticed: list[Callable[[], None]] = []
+        ensemble.changed.append(self.reconsider)
+        network.changed.append(self.reconsider)
+        process.changed.append(self.reconsider)
+        self._look_for_server()
+
+    # --- its connection -----------------------------------------------------------------------------------------------
+    @property
+    def connected(self) -> bool:
+        return self.server is not None and self.session is not None
+
+    def _in_touch(self, server: Server) -> bool:
+        return server.serving and server.works and self._network.connected(self.host, server.name)
+
+    def reconsider(self) -> None:
+        """The topology changed."""
+        if not self.process.alive:
+            if self.session is not None:
+                self.ensemble.heard(self.session, connected=False)
+            return
+        server = self.server
+        if server is None:
+            self._look_for_server()
+            return
+        touch = self._in_touch(server)
+        if self.session is not None:
+            self.ensemble.heard(self.session, connected=touch and not self.process.paused)
+        if not touch:
+            refused = not server.up or (server.works and not server.serving)
+            sim = self.process.sim
+            sim.after(0.001 if refused else self._session_s * LEARNS, lambda: self._give_up(server))
+
+    def _give_up(self, server: Server) -> None:
+        if self.server is server and not self._in_touch(server):
+            self.process.receive(lambda: self._lost(server))
+
+    def _ended(self) -> None:
+        """The ensemble ended our session; the server hangs up."""
+        server = self.server
+        if server is not None:
+            self.process.receive(lambda: self._lost(server))
+
+    def _lost(self, server: Server) -> None:
+        if self.server is not server:
+            return
+        self.server = None
+        waiting, self._waiting = self._waiting, []
+        for task in waiting:
+            task.wake(Unknown("connection lost"))
+        for listener in self.noticed:
+            listener()
+        self._look_for_server()
+
+    def _look_for_server(self) -> None:
+        if self.server is None and not self._looking:
+            self._looking = True
+            self.process.sim.after(self.process.sim.random.uniform(0.002, 0.03), self._attach)
+
+    def _attach(self) -> None:
+        self._looking = False
+        if self.server is not None or not self.process.alive:
+            return
+        if self.process.paused:
+            self._look_for_server()
+            return
+        servers = [self.ensemble.servers[name] for name in self._hosts]
+        there = [server for server in servers if self._in_touch(server)]
+        if not there:
+            return  # the next change of the topology looks again
+        server = there[0] if len(there) == 1 else self.process.sim.random.choice(there)
+        if self.session is not None and not self.session.alive:
+            self.session = None
+            for lost in self.expired:
+                lost()
+        if self.session is None:
+            self.session = self.ensemble.open_session(self._session_s)
+            self.session.ended = self._ended
+        self.ensemble.heard(self.session, connected=True)
+        self.server = server
+        for old in (self._there, self._back):
+            if old is not None:
+                old.reset()
+        self._there, self._back = Stream(self._network, self.host, server.name), Stream(self._network, server.name, self.host)
+        for listener in self.attached:
+            listener(server)
+        for listener_ in self.noticed:
+            listener_()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+    def ask(self, ops: Sequence[Op], heard: Callable[[object], None]) -> None:
+        """Send a write. `heard` gets versions or LostRace when the answer arrives, if it ever does."""
+        server, session, there, back = self.server, self.session, self._there, self._back
+        assert server is not None and session is not None and there is not None and back is not None
+
+        def answer(result: object) -> None:
+            back.send(lambda: self.process.receive(lambda: heard(result)))
+
+        there.send(lambda: self.ensemble.request(server, session.number, ops, answer))
+
+    def read(self, path: str, heard: Callable[[Node | None], None]) -> None:
+        """Ask the server for its own view of one node."""
+        server, there, back = self.server, self._there, self._back
+        assert server is not None and there is not None and back is not None
+
+        def arrive() -> None:
+            if server.paused:
+                server.held.append(arrive)
+            elif server.up and server.serving:
+                node = server.view.get(path)
+                back.send(lambda: self.process.receive(lambda: heard(node)))
+
+        there.send(arrive)
+
+    def wait(self, answers: list[object], deadline_s: float) -> object:
+        """Until something is in `answers`, the connection is lost, or the deadline: then Unknown."""
+        task = self.process.sim.current
+        assert task is not None
+        if not answers:
+            self._waiting.append(task)
+            woken = give_way(deadline_s)
+            if task in self._waiting:
+                self._waiting.remove(task)
+            if not answers:
+                return task.value if woken and task.value is not None else Unknown("no answer in time")
+        return answers[0]
+
+
+class SimCoordinator:
+    """A controller's client: `base.Coordinator` as far as the product uses it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    @property
+    def name(self) -> str:
+        return self.client.process.name
+
+    def connected(self) -> bool:
+        return self.client.connected
+
+    def session(self) -> int | None:
+        session = self.client.session
+        return session.number if session is not None and self.client.connected else None
+
+    def commit(self, ops: Sequence[Op], deadline_s: float) -> Committed:
+        process = self.client.process
+        process.boundary("zookeeper.commit")
+        if not self.client.connected:
+            raise Unreachable("not connected")
+        sent_at_s = boottime_s()
+        result = _ask(self.client, ops, deadline_s)
+        process.boundary("zookeeper.commit done")
+        if isinstance(result, Exception):
+            raise result
+        assert isinstance(result, tuple)
+        return Committed(sent_at_s, result)
+
+    def get(self, path: str, deadline_s: float) -> Node | None:
+        self.client.process.boundary("zookeeper.get")
+        if not self.client.connected:
+            raise Unreachable("not connected")
+        answers: list[object] = []
+        task = self.client.process.sim.current
+        assert task is not None
+        wake = task.waker()
+
+        def heard(node: Node | None) -> None:
+            answers.append(node)
+            wake()
+
+        self.client.read(path, heard)
+        result = self.client.wait(answers, deadline_s)
+        if isinstance(result, Unknown):
+            raise Unreachable("no answer in time")
+        assert result is None or isinstance(result, Node)
+        return result
+
+
+def _ask(client: Client, ops: Sequence[Op], deadline_s: float) -> object:
+    answers: list[object] = []
+    task = client.process.sim.current
+    assert task is not None
+    wake = task.waker()
+
+    def heard(result: object) -> None:
+        answers.append(result)
+        wake()
+
+    client.ask(ops, heard)
+    return client.wait(answers, deadline_s)
+
+
+class SimPinned(SimCoordinator):
+    """A guardian's clients, one for each server: the first acknowledgement counts."""
+
+    def __init__(self, clients: Sequence[Client]) -> None:
+        super().__init__(clients[0])
+        self._clients = tuple(clients)
+        self._busy_until_s = [0.0] * len(self._clients)
+
+    def connected(self) -> bool:
+        return any(client.connected for client in self._clients)
+
+    def session(self) -> int | None:
+        first = self._first()
+        return first.session.number if first is not None and first.session is not None else None
+
+    def commit(self, ops: Sequence[Op], deadline_s: float) -> Committed:
+        self.client = self._first() or self._clients[0]
+        return super().commit(ops, deadline_s)
+
+    def get(self, path: str, deadline_s: float) -> Node | None:
+        self.client = self._first() or self._clients[0]
+        return super().get(path, deadline_s)
+
+    def commit_any(self, ops: Sequence[Op], deadline_s: float) -> Committed:
+        """Through every free client at once. Raises LostRace, Unknown, Unreachable (base.Coordinator.commit)."""
+        process = self._clients[0].process
+        process.boundary("zookeeper.renew")
+        task = process.sim.current
+        assert task is not None
+        wake = task.waker()
+        sent_at_s = boottime_s()
+        answers: list[object] = []
+        asked = 0
+        for number, client in enumerate(self._clients):
+            if client.connected and self._busy_until_s[number] <= sent_at_s:
+                asked += 1
+                self._busy_until_s[number] = sent_at_s + deadline_s
+                client.ask(ops, self._listener(number, answers, wake))
+        if not asked:
+            raise Unreachable("no client is connected and free")
+        if not answers:
+            give_way(deadline_s)
+        process.boundary("zookeeper.renew done")
+        if not answers:
+            raise Unknown("no server answered in time")
+        first = answers[0]
+        if isinstance(first, LostRace):
+            raise first
+        assert isinstance(first, tuple)
+        return Committed(sent_at_s, first)
+
+    def _listener(self, number: int, answers: list[object], wake: Callable[[], None]) -> Callable[[object], None]:
+        def heard(result: object) -> None:
+            self._busy_until_s[number] = 0.0
+            answers.append(result)
+            wake()
+
+        return heard
+
+    def _first(self) -> Client | None:
+        return next((client for client in self._clients if client.connected), None)
+
+
+class SimMirror:
+    """What a process has seen of the records, through one client or several: `base.Mirror`, and the records themselves."""
+
+    def __init__(
+        self, process: Process, clients: Sequence[Client], network: Network, prefix: str, kinds: Collection[Kind]
+    ) -> None:
+        """`kinds`: what is kept in view; everything else below `prefix` is nobody's business here."""
+        self._process, self._network = process, network
+        self._words = {kind.value: kind for kind in kinds}
+        self._prefix = len(prefix) + 1
+        self._root = prefix + "/"
+        self.changed = Event()
+        self._clients = clients
+        self._picture: dict[str, Node] = {}
+        self._zxids: dict[str, int] = {}
+        self._ready: set[int] = set()
+        self._told = False
+        self._single: dict[Kind, Stored[object]] = {}
+        self._many: dict[Kind, dict[str, Stored[object]]] = {kind: {} for kind in MANY}
+        self._records: Records | None = None
+        self._listening: list[tuple[Server, Callable[[Changes, int], None]]] = []
+        for number, client in enumerate(clients):
+            client.attached.append(lambda server, n=number, c=client: self._attach(n, c, server))  # type: ignore[misc]
+            client.expired.append(lambda n=number: self._expired(n))  # type: ignore[misc]  # binds now
+            client.noticed.append(self.changed.set)
+            if client.server is not None:
+                self._attach(number, client, client.server)
+
+    def ready(self) -> bool:
+        return bool(self._ready)
+
+    def entries(self) -> Mapping[str, Node]:
+        return self._picture
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def records(self) -> Records:
+        """All that is in view; the same object until something changes."""
+        if self._records is None:
+            self._records = Records(dict(self._single), {kind: dict(found) for kind, found in self._many.items()})
+        return self._records
+
+    def _attach(self, number: int, client: Client, server: Server) -> None:
+        """Watch this server from now on, and read all of it once."""
+        inbox = Stream(self._network, server.name, client.host)
+
+        def notice(changes: Changes, zxid: int) -> None:
+            if client.server is server and self._process.alive:
+                inbox.send(lambda: self._process.receive(lambda: self._learn(changes, zxid)))
+
+        server.listeners.append(notice)
+        whole: Changes = dict(server.view)
+        zxid = server.zxid
+
+        def read() -> None:
+            gone: Changes = {path: None for path in self._picture if path not in whole}
+            self._learn({**whole, **gone}, zxid)
+            self._ready.add(number)
+            self.changed.set()
+
+        inbox.send(lambda: self._process.receive(read))
+
+    def _expired(self, number: int) -> None:
+        self._ready.discard(number)
+        self.changed.set()
+
+    def _learn(self, changes: Changes, zxid: int) -> None:
+        now_s, learnt = self._process.clock.now_s(), False
+        for path, node in changes.items():
+            kind = self._words.get(path[self._prefix :].partition("/")[0]) if path.startswith(self._root) else None
+            if kind is None:
+                continue
+            as_of = zxid if node is None else node.mzxid
+            if self._zxids.get(path, 0) >= as_of:
+                continue
+            self._zxids[path] = as_of
+            self._show(kind, path, node, now_s)
+            learnt = True
+        if learnt and not self._told:
+            self._told = True
+            sim = self._process.sim
+            sim.after(sim.random.uniform(*WAKES_S), lambda: self._process.receive(self._tell))
+
+    def _tell(self) -> None:
+        self._told = False
+        self.changed.set()
+
+    def _show(self, kind: Kind, path: str, node: Node | None, now_s: float) -> None:
+        name = path[self._prefix :].partition("/")[2]
+        self._records = None
+        if node is None:
+            self._picture.pop(path, None)
+            self._single.pop(kind, None)
+            self._many.get(kind, {}).pop(name, None)
+            return
+        self._picture[path] = node
+        stored: Stored[object] = Stored(node.value, node.version, now_s, node.owner)
+        if kind in SINGLE:
+            self._single[kind] = stored
+        else:
+            self._many[kind][name] = stored
+
+
+class SimLedger(Ledger):
+    """The product's ledger without the codec: `simulated` hands values through as they are."""
+
+    def view(self, mirror: object) -> Records:
+        assert isinstance(mirror, SimMirror)
+        return mirror.records()
+
+    def read(self, key: object, deadline_s: float) -> Stored[object] | None:  # type: ignore[override]  # a value, undecoded
+        node = self.coordinator.get(self.paths.of(key), deadline_s)  # type: ignore[arg-type]  # the simulated get
+        return None if node is None else Stored(node.value, node.version, boottime_s(), node.owner)  # type: ignore[attr-defined]
