@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "timeline": ("journal", "One operation, step by step, in milliseconds."),
     "check": ("check", "Look at everything that a failover will need, live, read-only."),
     "config": ("check", "Look at the configuration file."),
+    "simulate": ("simulate", "Thousands of histories with your timers in which everything fails; nothing real is touched."),
 }
 
 # What went wrong -> exit code, and the next thing to type.
@@ -133,6 +134,10 @@ def _module(name: str) -> ModuleType:
         from failover.cli import journal
 
         return journal
+    if name == "simulate":
+        from failover.cli import simulate
+
+        return simulate
     from failover.cli import check
 
     return check

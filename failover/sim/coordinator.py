@@ -13,7 +13,7 @@ from failover.coordination.base import Committed, LostRace, Op
 from failover.coordination.ledger import Ledger, Records
 from failover.coordination.paths import MANY, SINGLE
 from failover.core.model import Stored
-from failover.core.plan import Kind
+from failover.core.plan import Key, Kind
 from failover.errors import Unknown, Unreachable
 from failover.sim.network import Network, Stream
 from failover.sim.scheduler import Process, Task
@@ -52,7 +52,7 @@ class Client:
         return self.server is not None and self.session is not None
 
     def _in_touch(self, server: Server) -> bool:
-        return server.serving and server.works and self._network.connected(self.host, server.name)
+        return server.serving and server.works and self._network.reaches_zookeeper(self.host, server.name)
 
     def reconsider(self) -> None:
         """The topology changed."""
@@ -122,7 +122,8 @@ class Client:
         for old in (self._there, self._back):
             if old is not None:
                 old.reset()
-        self._there, self._back = Stream(self._network, self.host, server.name), Stream(self._network, server.name, self.host)
+        self._there = Stream(self._network, self.host, server.name, outward=True)
+        self._back = Stream(self._network, server.name, self.host, outward=False)
         for listener in self.attached:
             listener(server)
         for listener_ in self.noticed:
@@ -340,7 +341,7 @@ class SimMirror:
 
     def _attach(self, number: int, client: Client, server: Server) -> None:
         """Watch this server from now on, and read all of it once."""
-        inbox = Stream(self._network, server.name, client.host)
+        inbox = Stream(self._network, server.name, client.host, outward=False)
 
         def notice(changes: Changes, zxid: int) -> None:
             if client.server is server and self._process.alive:
@@ -406,6 +407,6 @@ class SimLedger(Ledger):
         assert isinstance(mirror, SimMirror)
         return mirror.records()
 
-    def read(self, key: object, deadline_s: float) -> Stored[object] | None:  # type: ignore[override]  # a value, undecoded
-        node = self.coordinator.get(self.paths.of(key), deadline_s)  # type: ignore[arg-type]  # the simulated get
-        return None if node is None else Stored(node.value, node.version, boottime_s(), node.owner)  # type: ignore[attr-defined]
+    def read(self, key: Key, deadline_s: float) -> Stored[object] | None:
+        node = self.coordinator.get(self.paths.of(key), deadline_s)
+        return None if node is None else Stored(node.value, node.version, boottime_s(), node.owner)  # type: ignore[attr-defined]  # a Node

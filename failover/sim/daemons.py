@@ -71,7 +71,7 @@ def _guard(world: World, machine: Machine, process: Process) -> None:
     board = Board(identity, parse_position)
     keeper = LeaseKeeper(
         KeeperSettings(me, times, False, setting.cluster), gate, ledger, pinned, board.facts,  # type: ignore[arg-type]
-        lambda grant: mirror.changed.set(), SimPledgers(world, process, me),
+        lambda grant: mirror.changed.set(), SimPledgers(world, process, me) if setting.pledges else None,
     )  # fmt: skip
     fencer = Fencer(me, gate, keeper, instance, engine, memory, vip)
     rejoin = SimRejoining(machine, process, board, instance, memory)

@@ -7,15 +7,17 @@ so one fault can be taken out and the rest stays what it was: that is how a fail
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from failover.core.model import Request, RequestKind
 from failover.core.plan import Key, Kind
+from failover.errors import FailoverError
 from failover.sim.daemons import start_controller, start_guardian
 from failover.sim.scheduler import Process
 from failover.sim.setting import Setting
-from failover.sim.world import World
+from failover.sim.world import Ambush, World
 
 QUIET_S = 1.0  # the cluster settles before anything goes wrong
 
@@ -96,6 +98,14 @@ def _thaw_database(world: World, fault: Fault) -> None:
 def _start_by_hand(world: World, fault: Fault) -> None:
     machine = world.machines[fault.on[0]]
     if machine.up:
+        machine.database.start_by_hand()
+
+
+def _start_as_primary(world: World, fault: Fault) -> None:
+    """Somebody removes standby.signal and starts it: behind a shut gate that is harmless."""
+    machine = world.machines[fault.on[0]]
+    if machine.up and not machine.database.children:
+        machine.database.standby_signal = False
         machine.database.start_by_hand()
 
 
@@ -187,6 +197,15 @@ def _mend(world: World, fault: Fault) -> None:
     world.network.mend(target, source)
 
 
+def _bar(world: World, fault: Fault) -> None:
+    """Its clients lose ZooKeeper, both ways, or it does not hear them any more, or they do not hear it."""
+    world.network.bar(fault.on[0], mute=fault.part < 0.75, deaf=fault.part < 0.5 or fault.part >= 0.75)
+
+
+def _unbar(world: World, fault: Fault) -> None:
+    world.network.unbar(fault.on[0])
+
+
 def _lossy(world: World, fault: Fault) -> None:
     world.network.loss, world.network.twice = 0.3 * fault.part, 0.2 * fault.part
 
@@ -260,7 +279,8 @@ def _no_trouble(world: World, fault: Fault) -> None:
 
 def _boundary(world: World, fault: Fault) -> None:
     """Some process of that host stops or dies at one of its next effects: the place where a half-done thing shows."""
-    world.ambushes.append((fault.on[0], 1 + int(fault.part * 60), fault.kind, fault.for_s))
+    host, *label = fault.on
+    world.ambushes.append(Ambush(host, label[0] if label else "", 1 + int(fault.part * 60), fault.kind, fault.for_s))
 
 
 ASKED = (RequestKind.SWITCHOVER, RequestKind.SWITCHOVER, RequestKind.FAILOVER, RequestKind.FENCE, RequestKind.CANCEL)
@@ -275,6 +295,19 @@ def _ask(world: World, fault: Fault) -> None:
 
 def file_request(world: World, request: Request) -> None:
     world.put(Key(Kind.REQUEST, request.id), request)
+
+
+def _order_unfreeze(world: World, fault: Fault) -> None:
+    """A command that a frozen member must not obey (safety.md, FREEZE). The product does not even know it."""
+    guardian = world.machines[fault.on[0]].guardian
+    handle = world.handles.get(guardian) if guardian is not None else None
+    if guardian is not None and handle is not None:
+        guardian.spawn("order unfreeze", lambda: _refusable(lambda: handle("unfreeze", {})))
+
+
+def _refusable(order: Callable[[], object]) -> None:
+    with suppress(FailoverError):
+        order()
 
 
 def _maintenance(world: World, fault: Fault) -> None:
@@ -300,6 +333,7 @@ KINDS: dict[str, FaultKind] = {
     "freeze database": FaultKind(_freeze_database, _thaw_database, _member),
     "kill database, started by hand": FaultKind(_kill_and_start_by_hand, no_end, _member),
     "start database by hand": FaultKind(_start_by_hand, no_end, _member, weight=0.5),
+    "start as primary by hand": FaultKind(_start_as_primary, no_end, _member, weight=0.5),
     "crash host": FaultKind(crash, boot, _host, weight=2.0),
     "pause guardian": FaultKind(_pause, _go_on, _member),
     "kill guardian": FaultKind(_kill, _restart, _member, SHORT),
@@ -308,6 +342,7 @@ KINDS: dict[str, FaultKind] = {
     "isolate": FaultKind(_isolate, _heal_host, _host, (0.5, 4.0), 2.0),
     "cut one way": FaultKind(_cut, _mend, _pair),
     "cut": FaultKind(_cut_both, _mend, _pair),
+    "cut from zookeeper": FaultKind(_bar, _unbar, _member, (0.5, 3.5), 1.5),
     "lossy network": FaultKind(_lossy, _lossless, _nothing),
     "slow link": FaultKind(_slow, _quick, _pair),
     "stop a zookeeper": FaultKind(_stop_zookeeper, start_zookeeper, _server),
@@ -318,17 +353,22 @@ KINDS: dict[str, FaultKind] = {
     "stop at an effect": FaultKind(_boundary, no_end, _host, (0.2, 3.0), 2.0),
     "die at an effect": FaultKind(_boundary, no_end, _host, SHORT, 2.0),
     "operator asks": FaultKind(_ask, no_end, _member, weight=1.5),
+    "order to unfreeze": FaultKind(_order_unfreeze, no_end, _member, weight=0.3),
     "maintenance": FaultKind(_maintenance, _end_maintenance, _member),
     "pause cluster": FaultKind(_pause_cluster, resume_cluster, _nothing, weight=0.5),
 }
 
 
-def plan_of(seed: int, setting: Setting, until_s: float) -> tuple[Fault, ...]:
-    """A random subset of the kinds, at random rates. One seed in eight has a single kind: simple stories are worth telling."""
+def plan_of(seed: int, setting: Setting, until_s: float, kinds: Sequence[str] = ()) -> tuple[Fault, ...]:
+    """A random subset of the kinds, at random rates. One seed in eight has a single kind: simple stories are worth telling.
+
+    `kinds`: only these, one named twice being twice as likely.
+    """
     odds = random.Random(f"plan {seed}")
-    names = tuple(KINDS)
-    count = 1 if odds.random() < 0.125 else odds.randint(2, 7)
-    enabled = odds.sample(names, count)
+    enabled = list(kinds)
+    if not enabled:
+        count = 1 if odds.random() < 0.125 else odds.randint(2, 7)
+        enabled = odds.sample(tuple(KINDS), count)
     lease_s = setting.timings.lease_s
     faults = []
     for _ in range(odds.randint(2, 9)):

@@ -16,10 +16,11 @@ class Stream:
     """One direction of a connection: in order, nothing lost while it lives. On a link that is down it tries again, ever
     more slowly, so that what was sent long ago may still arrive."""
 
-    __slots__ = ("_network", "_queue", "_source", "_target")
+    __slots__ = ("_network", "_outward", "_queue", "_source", "_target")
 
-    def __init__(self, network: Network, source: str, target: str) -> None:
-        self._network, self._source, self._target = network, source, target
+    def __init__(self, network: Network, source: str, target: str, outward: bool) -> None:
+        """`outward`: from a client of ZooKeeper to its server; else the way back."""
+        self._network, self._source, self._target, self._outward = network, source, target, outward
         self._queue: deque[tuple[float, Callable[[], None]]] = deque()
 
     def send(self, act: Callable[[], None]) -> None:
@@ -39,7 +40,7 @@ class Stream:
         if not self._queue:
             return
         sim = self._network.sim
-        if not self._network.passes(self._source, self._target):
+        if not self._network.carries(self._source, self._target, self._outward):
             if retry_s > RETRY_MAX_S:
                 self._queue.clear()
             else:
@@ -60,6 +61,8 @@ class Network:
         self.down: set[str] = set()
         self.cuts: set[tuple[str, str]] = set()
         self.slow_s: dict[tuple[str, str], float] = {}
+        self.muted: set[str] = set()  # what clients of ZooKeeper there say does not get out
+        self.deafened: set[str] = set()  # what ZooKeeper says does not get in
         self.loss = 0.0
         self.twice = 0.0
         self.changed: list[Callable[[], None]] = []
@@ -73,6 +76,28 @@ class Network:
     def connected(self, source: str, target: str) -> bool:
         """Both directions: a connection can live."""
         return self.passes(source, target) and self.passes(target, source)
+
+    def carries(self, source: str, target: str, outward: bool) -> bool:
+        """Would a segment of a client's connection to ZooKeeper arrive?"""
+        barred = source in self.muted if outward else target in self.deafened
+        return not barred and self.passes(source, target)
+
+    def reaches_zookeeper(self, host: str, server: str) -> bool:
+        """Can a client there keep a connection?"""
+        return host not in self.muted and host not in self.deafened and self.connected(host, server)
+
+    def bar(self, host: str, mute: bool, deaf: bool) -> None:
+        """ZooKeeper's port alone, on that host alone: members still reach each other."""
+        if mute:
+            self.muted.add(host)
+        if deaf:
+            self.deafened.add(host)
+        self._tell()
+
+    def unbar(self, host: str) -> None:
+        self.muted.discard(host)
+        self.deafened.discard(host)
+        self._tell()
 
     def delay_s(self, source: str, target: str) -> float:
         if source == target:
@@ -109,6 +134,8 @@ class Network:
     def heal(self) -> None:
         self.cuts.clear()
         self.slow_s.clear()
+        self.muted.clear()
+        self.deafened.clear()
         self.loss = self.twice = 0.0
         self._tell()
 

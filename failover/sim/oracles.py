@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from failover.core.model import Grant, Replication, Role, SyncSet
 from failover.sim.scheduler import Sim
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
     from failover.sim.zookeeper import Node
 
 
+PROMISES = ("S1", "S2", "records", "liveness")
+
+
 class Violation(AssertionError):
-    """A promise was broken. `promise`: "S1", "S2", "records" or "liveness"."""
+    """A promise was broken. `promise`: one of PROMISES."""
 
     def __init__(self, promise: str, says: str, at_s: float) -> None:
         super().__init__(f"{promise} at {at_s:.3f} s: {says}")
         self.promise, self.says, self.at_s = promise, says, at_s
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, str, float]]:
+        """It travels from a worker to whoever asked."""
+        return Violation, (self.promise, self.says, self.at_s)
 
 
 class Oracle:
@@ -34,21 +42,35 @@ class Oracle:
         self._sim, self._setting, self._machines = sim, setting, machines
         self.trace: list[tuple[float, str, str]] = []
         self.violation: Violation | None = None
+        self.judged: frozenset[str] = frozenset(PROMISES)
         self.acknowledged_writes: list[int] = []
         self.last_ack_s = 0.0
         self.worst_gap_s = 0.0
         self.promotions = 0
-        self.states: set[tuple[object, ...]] = set()
+        self.states: set[int] = set()
+        self._operation: tuple[str, str] = ("", "")
         self._writer = ""
         self._epoch = 1
         self._confirmed: set[str] = set()
 
     def tell(self, who: str, what: str) -> None:
+        """A line of the history; and the state of the world at that instant counts as one that was reached."""
         self.trace.append((self._sim.now_s, who, what))
+        self.states.add(crc32(repr((self._operation, [self._state(m) for m in self._machines.values()])).encode()))
+
+    def _state(self, machine: Machine) -> tuple[object, ...]:
+        """What can be told of one host without its clocks and numbers."""
+        database, kernel, guardian, controller = machine.database, machine.kernel, machine.guardian, machine.controller
+        return (
+            machine.up, bool(database.main), database.role.value, database.accepts, database.frozen, kernel.open_to_clients(),
+            bool(kernel.sealed_against), guardian is not None and guardian.alive, guardian is not None and guardian.paused,
+            controller is not None and controller.alive, controller is not None and controller.paused,
+            bool(machine.disk.durable.frozen),
+        )  # fmt: skip
 
     def broken(self, promise: str, says: str) -> None:
         """The first one counts: what follows from it proves nothing."""
-        if self.violation is None:
+        if self.violation is None and promise in self.judged:
             self.violation = Violation(promise, says, self._sim.now_s)
             self.tell("oracle", f"{promise} BROKEN: {says}")
 
@@ -95,12 +117,16 @@ class Oracle:
             if node is None:
                 if path.endswith("/state/leader"):
                     self.tell("ensemble", "the leader's session ended")
+                elif path.endswith("/state/operation"):
+                    self._operation = ("", "")
                 continue
             word = path.rpartition("/")[2]
             if "/journal/" in path:
                 self._journaled(path, node)
             elif word == "grant":
                 self._granted(node.value)
+            elif word == "operation":
+                self._operation = (str(getattr(node.value, "kind", "")), str(getattr(node.value, "phase", "")))
             elif "/receipt/" in path or "/seal/" in path or word == "leader" or "/answers/" in path:
                 self.tell("ensemble", _words(path, node.value))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from failover.sim import faults as trouble
 from failover.sim.daemons import start_controller, start_guardian
 from failover.sim.faults import Fault
 from failover.sim.fleet import Clients
-from failover.sim.oracles import Violation
+from failover.sim.oracles import PROMISES, Violation
 from failover.sim.scheduler import Process, Sim
 from failover.sim.setting import Setting
 from failover.sim.threads import simulated
@@ -47,14 +47,19 @@ class Result:
     faults: tuple[Fault, ...]
 
 
-def play(setting: Setting, seed: int, faults: tuple[Fault, ...] | None = None) -> Result:
-    """One history. `faults`: instead of those that the seed would draw."""
+def play(
+    setting: Setting, seed: int, faults: tuple[Fault, ...] | None = None, kinds: Sequence[str] = (),
+    judged: Collection[str] = PROMISES,
+) -> Result:  # fmt: skip
+    """One history. `faults`: instead of those that the seed would draw; `kinds`: what it may draw from. Only what breaks a
+    promise in `judged` ends it."""
     heal_s = trouble.QUIET_S + min(FAULTY_LEASES * setting.timings.lease_s, FAULTY_MAX_S)
-    wanted = trouble.plan_of(seed, setting, heal_s - 0.2) if faults is None else faults
+    wanted = trouble.plan_of(seed, setting, heal_s - 0.2, kinds) if faults is None else faults
     sim = Sim(seed)
     with simulated(sim), _silence():
         world = World(setting, sim)
         oracle = world.oracle
+        oracle.judged = frozenset(judged)
         violation: Violation | None = None
         try:
             _begin(world, wanted, heal_s)
@@ -70,7 +75,7 @@ def play(setting: Setting, seed: int, faults: tuple[Fault, ...] | None = None) -
     digest = hashlib.sha256(f"{lines}\n{sim.events} {end_s:.6f}".encode()).hexdigest()[:16]
     return Result(
         seed, violation, digest, sim.events, end_s, oracle.worst_gap_s, oracle.promotions, len(oracle.acknowledged_writes),
-        frozenset(hash(state) for state in oracle.states), tuple(oracle.trace), wanted,
+        frozenset(oracle.states), tuple(oracle.trace), wanted,
     )  # fmt: skip
 
 
@@ -103,20 +108,20 @@ def _ambush(world: World, process: Process, label: str) -> None:
     if not world.ambushes:
         return
     host = world.host_of(process)
-    for number, (where, left, kind, for_s) in enumerate(world.ambushes):
-        if where != host:
+    for ambush in world.ambushes:
+        if ambush.host != host or not label.startswith(ambush.label):
             continue
-        if left > 1:
-            world.ambushes[number] = (where, left - 1, kind, for_s)
+        ambush.left -= 1
+        if ambush.left > 0:
             continue
-        del world.ambushes[number]
-        world.oracle.tell(process.name, f"{kind.split()[0]}s at {label}")
-        if kind.startswith("die"):
+        world.ambushes.remove(ambush)
+        world.oracle.tell(process.name, f"{ambush.kind.split()[0]}s at {label}")
+        if ambush.kind.startswith("die"):
             process.kill()
             world.sim.after(0.02, lambda: trouble.start_daemons(world, host))
         else:
             process.pause()
-            world.sim.after(for_s, process.go_on)
+            world.sim.after(ambush.for_s, process.go_on)
         return
 
 

@@ -148,7 +148,7 @@ class Process:
         self.inbox: list[Callable[[], None]] = []
         self.boundaries = 0
         self.changed: list[Callable[[], None]] = []
-        self.turn: Callable[[int], tuple[int, bool] | None] = lambda pid: None  # what its /proc says of the database's main process
+        self.turn: Callable[[int], tuple[int, bool] | None] = lambda pid: None  # /proc: has the database's main process run?
 
     def _tell(self) -> None:
         for listener in self.changed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from failover.core.model import Member, Mode, Replication
 from failover.core.rules import Rules
@@ -28,6 +28,7 @@ class Setting:
     crash_recovery_max_s: float = 30.0
     cooldown_s: float = 1.0  # a history is short: what comes after the first failover should be in it
     has_stonith: bool = False
+    pledges: bool = True
 
     @property
     def rules(self) -> Rules:
@@ -48,6 +49,12 @@ def of_profile(profile: str, members: int = 3, replication: Replication = Replic
     return Setting(PROFILES[profile], tuple(Member(name, f"10.0.0.{n}") for n, name in enumerate(names, start=1)), replication)
 
 
+def with_members(setting: Setting, count: int) -> Setting:
+    """The same clocks and promises over the first `count` hosts; a host without a member keeps ZooKeeper and its controller."""
+    names = HOSTS[:count]
+    return replace(setting, members=tuple(Member(name, f"10.0.0.{n}") for n, name in enumerate(names, start=1)))
+
+
 def of_cluster(cluster: ClusterSettings) -> Setting:
     """The user's own timers, promises and number of members; hosts and faults are the simulator's."""
     count = min(max(len(cluster.members), 2), 3)
@@ -60,4 +67,5 @@ def of_cluster(cluster: ClusterSettings) -> Setting:
     return Setting(
         cluster.timings, members, cluster.replication, cluster=cluster.name,
         switchover_deadline_s=cluster.switchover_deadline_s, has_stonith=cluster.fencing.has_command,
+        pledges=cluster.pledges is not None,
     )  # fmt: skip

@@ -6,6 +6,7 @@ Nothing here decides or schedules; it puts the parts together and answers what c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 
 from failover.coordination.base import CreateOp
@@ -26,6 +27,17 @@ APPLICATION = "app"  # the host that the clients are on
 Handle = Callable[[str, dict[str, object]], tuple[str, dict[str, object]]]  # the guardian's local socket
 
 
+@dataclass
+class Ambush:
+    """A process of `host` that is about to have the `left`-th effect from here whose name begins with `label` stops or dies."""
+
+    host: str
+    label: str
+    left: int
+    kind: str
+    for_s: float
+
+
 class World:
     """`machines` by host name; the first ones, as many as there are members, carry databases."""
 
@@ -34,7 +46,7 @@ class World:
         self.network = Network(self.sim, (*setting.hosts, APPLICATION))
         self.ensemble = Ensemble(self.sim, self.network, setting.hosts)
         self.late_orders = 0.0
-        self.ambushes: list[tuple[str, int, str, float]] = []  # host, effects still to come, what then, for how long
+        self.ambushes: list[Ambush] = []
         self.machines: dict[str, Machine] = {}
         self.handles: dict[Process, Handle] = {}
         self.books: dict[Process, PledgeBook] = {}

@@ -18,6 +18,7 @@ from failover.sim.scheduler import Sim
 SYNC_S = (0.0005, 0.003)  # a majority has it on disk
 NOTICE_S = 1.0  # tick 200 ms x sync limit 5: as long as a leader that was cut off takes to see it
 ELECTION_S = (0.25, 0.7)
+TICK_S = 0.2  # sessions are ended on its beat
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Ensemble:
         self.servers = {host: Server(host) for host in hosts}
         self.nodes: dict[str, Node] = {}
         self.zxid = 0
-        self.leader: str | None = hosts[0]
+        self.leader: str | None = sim.random.choice(hosts)
         self.sessions: dict[int, Session] = {}
         self.committed: list[Callable[[Changes], None]] = []
         self.changed: list[Callable[[], None]] = []
@@ -289,8 +290,9 @@ class Ensemble:
             self._expire_later(session)
 
     def _expire_later(self, session: Session) -> None:
-        tick_s = 0.2 * self._sim.random.random()
-        self._sim.after(session.timeout_s + tick_s, lambda: self._expire(session))
+        since_s = self._sim.now_s if session.silent_since_s is None else session.silent_since_s
+        ends_s = max(since_s + session.timeout_s, self._sim.now_s)
+        self._sim.at(ends_s + TICK_S * (0.1 + self._sim.random.random()), lambda: self._expire(session))
 
     def _expire(self, session: Session) -> None:
         since_s = session.silent_since_s

@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": COMMON | {"remote", "coordination", "runtime", "bootstrap"},
     "__main__": COMMON | {"remote", "guardian", "runtime", "bootstrap", "cli", "alone"},
     "lab": COMMON,
-    "sim": COMMON | {"coordination", "runtime", "guardian", "engines", "actuators"},
+    "sim": COMMON | {"remote", "coordination", "runtime", "guardian", "engines", "actuators"},
 }  # fmt: skip
 
 # guardian and runtime see a package only through its front: what needs no driver and names no concrete one
@@ -55,7 +55,7 @@ FRONTS = {
 }
 
 # nothing but tests imports the lab and the simulator, except the verbs that show them to a user
-SHOWS_THE_LAB = {"failover.cli.demo", "failover.cli.drill", "failover.cli.prove"}
+SHOWS_THE_LAB = {"failover.cli.demo", "failover.cli.drill", "failover.cli.prove", "failover.cli.simulate"}
 
 DRIVERS = {
     "kazoo": "coordination",

@@ -1,0 +1,115 @@
+"""Whole histories: the product's own daemons in a simulated world. One seed, one history; and the world is able to break."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from failover.sim.campaign import setting_of, smallest, story
+from failover.sim.faults import Fault
+from failover.sim.run import play
+from failover.sim.setting import of_profile, with_members
+
+pytestmark = pytest.mark.timeout(120)
+FAST = of_profile("fast")
+DIGESTS = """
+from failover.sim.campaign import setting_of
+from failover.sim.run import play
+from failover.sim.setting import of_profile
+print([play(setting_of(seed, of_profile("fast"), True), seed).digest for seed in range(40, 48)])
+"""
+
+
+def test_the_same_seed_is_the_same_history_whatever_order_sets_have() -> None:
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", DIGESTS], env={**os.environ, "PYTHONHASHSEED": hashseed}, capture_output=True, text=True, check=True
+        ).stdout
+        for hashseed in ("0", "1", "4711")
+    }
+    assert len(said) == 1, said
+
+
+def test_two_seeds_are_two_histories() -> None:
+    assert play(FAST, 1).digest != play(FAST, 2).digest
+
+
+def test_nothing_happens_where_nothing_fails() -> None:
+    calm = play(FAST, 7, faults=())
+    assert calm.violation is None and calm.promotions == 0
+    assert calm.worst_outage_s < 0.5 and calm.acknowledged > 40
+
+
+def test_a_primary_that_dies_is_followed_within_a_second() -> None:
+    told = play(FAST, 7, faults=(Fault(2.0, "kill database", ("db1",), part=0.9),))
+    assert told.violation is None and told.promotions == 1
+    assert told.worst_outage_s < 1.0, story(told)
+
+
+def test_a_silent_host_is_followed_by_the_clock_and_not_before_w() -> None:
+    told = play(FAST, 7, faults=(Fault(2.0, "isolate", ("db1",), 3.0),))
+    assert told.violation is None and told.promotions >= 1
+    promoted = next(at for at, who, what in told.trace if what == "is primary" and who != "db1")
+    rho = FAST.timings.clock_rate_error
+    assert promoted - 2.0 > FAST.timings.wait_s * (1 - rho) - FAST.timings.renew_s, story(told)
+    assert promoted - 2.0 < FAST.timings.wait_s + 2.0, story(told)
+
+
+def test_zookeeper_may_be_away_for_ever_under_a_healthy_primary() -> None:
+    told = play(FAST, 7, faults=(Fault(1.5, "stop all zookeepers", (), 60.0),))
+    assert told.violation is None and told.promotions == 0 and told.worst_outage_s < 0.5
+
+
+def test_with_a_promotable_standby_away_too_the_primary_fences_itself_and_serves_again() -> None:
+    faults = (Fault(1.2, "kill guardian", ("db3",), 60.0), Fault(1.5, "stop all zookeepers", (), 60.0))
+    told = play(FAST, 7, faults=faults)
+    assert told.violation is None
+    assert told.worst_outage_s > 2.0 and told.promotions == 1, "the same member, promoted again under the same epoch"
+
+
+def test_without_pledges_it_fences_itself_too() -> None:
+    told = play(replace(FAST, pledges=False), 7, faults=(Fault(1.5, "stop all zookeepers", (), 60.0),))
+    assert told.violation is None and told.worst_outage_s > 2.0
+
+
+def test_two_members_and_a_witness_do_as_well() -> None:
+    told = play(with_members(FAST, 2), 7, faults=(Fault(2.0, "kill database", ("db1",), part=0.9),))
+    assert told.violation is None and told.promotions == 1
+
+
+@pytest.mark.parametrize("first", range(100, 160, 20))
+def test_random_histories_keep_every_promise(first: int) -> None:
+    """A sample of what `failoverctl simulate` does by the thousand."""
+    broken = [str(r.violation) for s in range(first, first + 20) if (r := play(setting_of(s, FAST, True), s)).violation is not None]
+    assert not broken
+
+
+@pytest.mark.parametrize(
+    ("profile", "seed", "what"),
+    [
+        ("fast", 1082, "a primary promoted again under its epoch was called a source for a rewind before its checkpoint"),
+        ("lan", 5002, "the same, with the slower clocks"),
+    ],
+)
+def test_a_history_that_once_broke_a_promise_keeps_it(profile: str, seed: int, what: str) -> None:
+    told = play(of_profile(profile), seed)
+    assert told.violation is None, f"{what}: {story(told)[-20:]}"
+
+
+def test_a_failing_history_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is broken: W is nothing. Of six faults the two that matter stay."""
+    monkeypatch.setattr(type(FAST), "rules", property(lambda self, of=type(FAST).rules.fget: replace(of(self), wait_s=0.05)))
+    faults = (
+        Fault(1.1, "maintenance", ("db3",), 0.3), Fault(1.4, "kill controller", ("db3",), 0.3),
+        Fault(1.5, "freeze database", ("db2",), 0.05), Fault(2.0, "isolate", ("db1",), 3.0),
+        Fault(2.1, "operator asks", ("db2",), part=0.5), Fault(4.0, "lossy network", (), 0.2),
+    )  # fmt: skip
+    failed = play(FAST, 7, faults=faults)
+    assert failed.violation is not None and failed.violation.promise == "S1", story(failed)
+    small = smallest(FAST, failed)
+    assert [fault.kind for fault in small.faults] == ["isolate", "operator asks"]
+    assert any("S1 BROKEN" in line for line in story(small))
