@@ -244,6 +244,8 @@ class Warden:
         assert facts.grant is not None
         if self._hands.memory.now.wrote < facts.epoch:
             self._hands.memory.change(wrote=facts.epoch)
+        if self._hands.memory.now.frozen:  # our predecessor died between its promotion and this: the seal came back with us
+            self._thaw()
         if self._hands.keeper.open(facts.epoch) and facts.served != facts.epoch:
             self._board.note(served=facts.epoch, rejoin=None)
         self._keep_vip(facts)

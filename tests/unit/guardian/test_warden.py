@@ -112,6 +112,19 @@ def test_promotion_follows_the_proof_and_the_port_opens_last(standby: FakeHost, 
     assert status.writable and status.epoch == 5 and status.position == "2@0/501 1:0/500"
 
 
+def test_a_guardian_that_died_in_its_promotion_does_not_leave_the_primary_sealed(standby: FakeHost, leader: Authority) -> None:
+    """The freeze leaves the disk last. Its successor seals again at start, and the old primary could never follow."""
+    leader.grant(CLAIM)
+    standby.turn()
+    leader.grant(TO_DB2)
+    standby.turn(2)
+    assert standby.database.role is Role.PRIMARY and standby.sealer.sealed() is None
+    standby.memory.change(frozen=4, frozen_against="10.0.0.1")  # as if it had died before its last word to the disk
+    standby.sealer.seal("10.0.0.1", 5432)
+    standby.turn()
+    assert standby.sealer.sealed() is None and standby.memory.now.frozen == 0
+
+
 def test_a_member_that_lost_what_it_reported_does_not_promote(standby: FakeHost, leader: Authority) -> None:
     chosen(standby, leader)
     standby.database.at = Lsn(1, 0x4FF)
