@@ -9,8 +9,8 @@ Where the numbers come from, all measured with one ZooKeeper client pinned to ea
   pledges between members bridge it.
 - S is short: a session that expires by mistake only changes the leading controller.
 - n probes of interval + bound are the silence that makes a vote (T4). A blip of up to n x (interval + bound) - interval is
-  never one: 4 s in `default`, 2 s in `lan`, 0.7 s in `fast`, 11 s in `wan`; a silent host is voted lost after at most
-  (n + 1) x (interval + bound): 6, 3, 1.2 and 15 s. That is within W, which runs meanwhile, so it costs a silent host nothing.
+  never one: 4 s in `default`, 2 s in `lan`, 0.8 s in `fast`, 11 s in `wan`; a silent host is voted lost after at most
+  (n + 1) x (interval + bound): 6, 3, 1.5 and 15 s. That is within W, which runs meanwhile, so it costs a silent host nothing.
 - The cool-down is at least three whole failovers (T5), rounded up to what a person can follow.
 
 `config_rules` checks T1 to T6 for the clock that results.
@@ -71,7 +71,7 @@ PROFILES: dict[str, Timings] = {
         session_s=1.0,
         zookeeper_tick_s=0.2,
         zookeeper_sync_limit=5,
-        probe_interval_s=0.1,
+        probe_interval_s=0.2,
         probe_bound_s=0.3,
         probes_lost=2,
         coordinator_outage_s=1.67,
