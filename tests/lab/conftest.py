@@ -1,8 +1,9 @@
 """The labs that the tests share: one without our daemons, and one with them that is whole again before every test.
 
 `cluster` is what most tests want: three guarded hosts, adopted, whole, and the leader free to fail over. `calm_cluster` is
-the same without waiting for the cool-down after a failover, for tests that cause none. `own_cluster` boots another kind of
-lab; only one lab with daemons exists at a time, so that tests do not measure each other.
+the same without waiting for the cool-down after a failover, for tests that cause none; `profiled_cluster` is that on more
+than one clock. `own_cluster` boots another kind of lab; only one lab with daemons exists at a time, so that tests do not
+measure each other.
 """
 
 from __future__ import annotations
@@ -88,6 +89,29 @@ def own_cluster(shared_cluster: Cluster, pytestconfig: pytest.Config) -> Iterato
         for mine in made:
             clusters.remove(mine)
             mine.close()
+
+
+@pytest.fixture(scope="module", params=["lan", "fast"])
+def _clock_lab(request: pytest.FixtureRequest, shared_cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """The shared lab for its own profile; for another one a lab that lives as long as the module's tests on that clock."""
+    if request.param == shared_cluster.options.profile:
+        yield shared_cluster
+        return
+    shared_cluster.close()
+    other = Cluster(LabOptions(engine=shared_cluster.options.engine, profile=request.param))
+    clusters = pytestconfig.stash[running]
+    clusters.append(other)
+    try:
+        yield other
+    finally:
+        clusters.remove(other)
+        other.close()
+
+
+@pytest.fixture
+def profiled_cluster(_clock_lab: Cluster, pytestconfig: pytest.Config) -> Cluster:
+    """As `calm_cluster`, once for each of the clocks that promise most: all tests of a module on `lan`, then all on `fast`."""
+    return _whole(_clock_lab, pytestconfig, cooldown=False)
 
 
 def _whole(shared: Cluster, config: pytest.Config, cooldown: bool) -> Cluster:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from failover.lab.lab import Lab
+from failover.lab.services import ZOOKEEPER_MODE
 
 PORTS = (2181, 2888, 3888)  # clients, followers, elections
 
@@ -33,6 +34,12 @@ def zookeeper_start(lab: Lab, names: Sequence[str] = (), apart_s: float = 0.0) -
             pause.wait(apart_s)
         for one in started:
             one.result()
+
+
+def zookeeper_leaders(lab: Lab) -> list[str]:
+    """Whose servers say that they lead, each asked on its own host, whatever is cut. One that was cut off says so for a while."""
+    modes = {host.name: host.run(["bash", "-c", ZOOKEEPER_MODE], 5.0, check=False).stdout.strip() for host in lab.databases_hosts}
+    return [name for name, mode in modes.items() if mode == "leader"]
 
 
 @contextmanager
