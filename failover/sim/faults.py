@@ -261,6 +261,15 @@ def _prompt_orders(world: World, fault: Fault) -> None:
     world.late_orders = 0.0
 
 
+def _late_words(world: World, fault: Fault) -> None:
+    """Datagrams between guardians linger on the way: a pledge is heard in a later round than it was asked for in."""
+    world.late_words_s = fault.part
+
+
+def _prompt_words(world: World, fault: Fault) -> None:
+    world.late_words_s = 0.0
+
+
 TROUBLES = (
     ("disk.store", "slow"), ("engine.promote", "hangs"), ("engine.promote", "fails"), ("engine.stop_receiving", "ineffective"),
     ("power", "lies"),
@@ -349,6 +358,7 @@ KINDS: dict[str, FaultKind] = {
     "stop all zookeepers": FaultKind(_stop_zookeeper, start_zookeeper, _nothing),
     "pause a zookeeper": FaultKind(_pause_zookeeper, unpause_zookeeper, _server),
     "late orders": FaultKind(_late_orders, _prompt_orders, _nothing),
+    "late words": FaultKind(_late_words, _prompt_words, _nothing, weight=0.5),
     "trouble": FaultKind(_trouble, _no_trouble, _member),
     "stop at an effect": FaultKind(_boundary, no_end, _host, (0.2, 3.0), 2.0),
     "die at an effect": FaultKind(_boundary, no_end, _host, SHORT, 2.0),

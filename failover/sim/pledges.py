@@ -57,7 +57,8 @@ class SimPledgers:
         giver.boundary("pledge.give")
         word = book.give(ask)
         giver.boundary("pledge.give done")
-        self._world.network.send(member, self._me, lambda: self._process.receive(lambda: self._hear(word)))
+        world, late_s = self._world, self._world.late_words_s
+        world.sim.after(late_s, lambda: world.network.send(member, self._me, lambda: self._process.receive(lambda: self._hear(word))))
 
     def _hear(self, word: PledgeWord) -> None:
         self._heard.append(word)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from failover.core.model import Grant, MemberStatus, Operation, Policy
+from failover.core.model import Grant, MemberStatus, Operation, Policy, Request, RequestKind
 from failover.core.plan import Key, Kind
 from failover.sim import faults as trouble
 from failover.sim.daemons import start_controller, start_guardian
@@ -128,7 +128,7 @@ def _ambush(world: World, process: Process, label: str) -> None:
 def _heal(world: World) -> None:
     world.oracle.tell("healing", "everything is whole again")
     world.ambushes.clear()
-    world.late_orders = 0.0
+    world.late_orders = world.late_words_s = 0.0
     world.network.heal()
     nothing = Fault(world.sim.now_s, "healing")
     trouble.unpause_zookeeper(world, nothing)
@@ -148,19 +148,34 @@ def _come_to_rest(world: World, until_s: float) -> None:
     sim, oracle = world.sim, world.oracle
     healed_s = sim.now_s
     calm_since: float | None = None
-    asked_to_resume = False
+    asked: set[str] = set()
     while sim.now_s < until_s and oracle.violation is None:
         sim.run(min(sim.now_s + CALM_S, until_s), lambda: oracle.violation is not None)
-        policy = _value(world, Kind.POLICY)
-        if isinstance(policy, Policy) and policy.paused and not asked_to_resume:
-            trouble.resume_cluster(world, Fault(sim.now_s, "healing"))
-            asked_to_resume = True
+        _take_back(world, asked)
         restless = unrest(world, healed_s)
         calm_since = None if restless else (calm_since if calm_since is not None else sim.now_s)
         if calm_since is not None and sim.now_s - calm_since >= CALM_S:
             return
     if oracle.violation is None:
         oracle.broken("liveness", f"{until_s - healed_s:.1f} s after everything was healed: {'; '.join(unrest(world, healed_s))}")
+
+
+def _take_back(world: World, asked: set[str]) -> None:
+    """What operators ordered during the faults ends: a pause, members that they fenced. Each is asked for once. A host that a
+    late power switch put out is switched on again."""
+    for machine in world.machines.values():
+        if not machine.up:
+            trouble.boot(world, Fault(world.sim.now_s, "healing", (machine.name,)))
+    policy = _value(world, Kind.POLICY)
+    if not isinstance(policy, Policy):
+        return
+    if policy.paused and "resume" not in asked:
+        trouble.resume_cluster(world, Fault(world.sim.now_s, "healing"))
+        asked.add("resume")
+    for member in policy.fenced:
+        if member not in asked:
+            trouble.file_request(world, Request(f"j-{member}", RequestKind.REJOIN, "operator", "simulated", target=member))
+            asked.add(member)
 
 
 def unrest(world: World, healed_s: float) -> list[str]:

@@ -46,6 +46,7 @@ class World:
         self.network = Network(self.sim, (*setting.hosts, APPLICATION))
         self.ensemble = Ensemble(self.sim, self.network, setting.hosts)
         self.late_orders = 0.0
+        self.late_words_s = 0.0  # how late a pledge comes
         self.ambushes: list[Ambush] = []
         self.machines: dict[str, Machine] = {}
         self.handles: dict[Process, Handle] = {}
@@ -135,5 +136,6 @@ class World:
         """What STONITH does; False if the power switch lies."""
         if self.machines[host].trouble.get("power") == "lies":
             return False
+        self.oracle.tell("power", f"{host} is switched off")
         self.crash(host)
         return True

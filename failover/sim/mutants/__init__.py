@@ -7,7 +7,7 @@ from dataclasses import replace
 from failover.core.model import Replication
 from failover.sim.mutants import clock, gate, sealing
 from failover.sim.mutants.base import Mutant, caught, hunt, patched, replay, told, unmutated
-from failover.sim.setting import Setting
+from failover.sim.setting import Setting, of_profile
 
 __all__ = ["MUTANTS", "Mutant", "caught", "hunt", "named", "patched", "replay", "told", "unmutated"]
 
@@ -30,6 +30,16 @@ def _quick_handover(setting: Setting) -> Setting:
     return replace(setting, switchover_deadline_s=1.0)
 
 
+def _long_sessions(setting: Setting) -> Setting:
+    """A controller keeps a silent server for longer."""
+    return replace(_async(setting), timings=replace(setting.timings, session_s=2.0))
+
+
+def _long_leases(setting: Setting) -> Setting:
+    """Faults go on for long enough to have the old primary granted back."""
+    return of_profile("lan")
+
+
 AWAY = ("isolate", "cut from zookeeper", "operator asks", "freeze database")
 TWICE = ("operator asks", "cut from zookeeper", "pause guardian", "slow link", "kill database")
 
@@ -39,7 +49,7 @@ MUTANTS: tuple[Mutant, ...] = (
            kinds=(*TWICE, "trouble", "trouble", "cut")),
     Mutant("W = L under drift", "S1", "W allows for no error of the clocks' rates", clock.w_is_l, _drifting, AWAY),
     Mutant("W counted from the sending of the read", "S1", "the first sight of a lease is stamped before the answer came",
-           clock.from_the_sending, _async, (*AWAY, "slow link", "pause a zookeeper", "pause controller")),
+           clock.from_the_sending, _long_sessions, (*AWAY, "slow link", "pause a zookeeper", "pause controller")),
     Mutant("W counted from an older version", "S1", "a renewal that says the same does not start the wait again",
            clock.from_an_older_version, _async, AWAY),
     Mutant("no lease check at CLAIM", "S1", "CLAIM does not check the lease, and W is counted from what the leader had read",
@@ -81,8 +91,8 @@ MUTANTS: tuple[Mutant, ...] = (
            kinds=("kill database", "crash host", "pause guardian", "cut", "cut", "operator asks", "isolate")),
     Mutant("not the most advanced", "S2", "the preferred one is chosen, not the most advanced", sealing.not_the_most_advanced,
            kinds=("kill database", "slow link", "cut", "operator asks")),
-    Mutant("stale seal reports", "S2", "a report for an earlier claim counts", sealing.stale_seal_reports,
-           kinds=("operator asks", "operator asks", "kill database", "cut", "slow link", "pause guardian")),
+    Mutant("stale seal reports", "S2", "a report for an earlier claim counts", sealing.stale_seal_reports, _long_leases,
+           ("operator asks", "operator asks", "kill database", "cut", "slow link", "pause guardian")),
     Mutant("unfreeze on command", "S2", "a frozen standby receives again because it was told to", sealing.unfreeze_on_command,
            kinds=("order to unfreeze", "order to unfreeze", "cut from zookeeper", "operator asks", "pause guardian")),
 )  # fmt: skip

@@ -98,7 +98,7 @@ def unversioned() -> tuple[Patch, ...]:
 
 def _every_write(changed: Callable[[Write], tuple[Write, ...]]) -> tuple[Patch, ...]:
     """What the leader commits, one write at a time."""
-    decided = node.decide
+    decided = vars(node)["decide"]
 
     def decide(seen: Observation, rules: Rules) -> Plan:
         plan = decided(seen, rules)

@@ -47,8 +47,7 @@ def dead_process_without_the_gate() -> tuple[Patch, ...]:
         closes = _epoch_to_close(facts)
         if own.stopping or closes is None or facts.paused or facts.set_aside:
             return
-        self._board.note(fencing=closes, served=0, vip_wanted=False, heartbeat_fails=0)
-        self._fencer._proved = closes
+        self._board.note(vip_wanted=False, heartbeat_fails=0)
         self._fencer._receipt = Receipt(facts.me, closes, f"the main process (pid {pid}) ended")
         try:
             self._post()

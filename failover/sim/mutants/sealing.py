@@ -8,7 +8,7 @@ from dataclasses import replace
 from failover.core import candidate, confirm, failover, replication
 from failover.core.duty import LocalFacts
 from failover.core.machine import Situation
-from failover.core.model import Grant, Member, MemberStatus, Position, Seal, SyncSet
+from failover.core.model import Grant, Member, MemberStatus, Position, Seal
 from failover.core.observation import Observation
 from failover.core.plan import Key, Kind
 from failover.core.rules import Rules
@@ -113,8 +113,6 @@ def no_barrier() -> tuple[Patch, ...]:
         new = grant.sync[-1]
         if status.applied_sync is None or set(status.applied_sync.names) != set(new.names):
             return None
-        position = seen.position(status.applied_at)
-        kept = SyncSet(new.w, new.names, position.history_id() if position else new.history)
-        return replace(grant, sync=(kept,)), "the new set is applied"
+        return replace(grant, sync=(new,)), "the new set is applied"
 
     return ((replication, "_drop_old", _drop_old),)
