@@ -91,10 +91,12 @@ def _show(scope: Scope, tally: Tally, small: list[Result], words: str) -> None:
     if scope.json:
         emit_json({
             "of": words, "seeds": tally.seeds, "seeds_per_minute": round(tally.seeds_per_minute),
-            "took_s": round(tally.took_s, 1), "events": tally.events, "virtual_s": round(tally.virtual_s, 1), "distinct_states": len(tally.states),
-            "promotions": tally.promotions, "acknowledged_writes": tally.acknowledged,
+            "took_s": round(tally.took_s, 1), "events": tally.events, "virtual_s": round(tally.virtual_s, 1),
+            "distinct_states": len(tally.states), "promotions": tally.promotions, "acknowledged_writes": tally.acknowledged,
             "worst_outage_s": round(tally.worst_outage_s, 3), "worst_outage_seed": tally.worst_seed,
-            "violations": [{"seed": f.seed, "promise": f.promise, "says": f.says, "at_s": round(f.at_s, 3)} for f in tally.found],
+            "violations": [
+                {"seed": f.seed, "promise": f.promise, "says": f.says, "at_s": round(f.at_s, 3)} for f in tally.found
+            ],
             "stories": [story(result) for result in small],
         })  # fmt: skip
         return
@@ -135,20 +137,27 @@ def _tell_one(scope: Scope, base: Setting, varied: bool, seed: int) -> int:
 
 
 def _hunt(scope: Scope) -> int:
-    """Every mutant, until it is caught or its time is over."""
-    from failover.cli.printing import emit_json
-    from failover.sim.mutants import MUTANTS, hunt
+    """Every mutant: its recorded history first, then seed by seed until it is caught or its time is over."""
+    from time import monotonic
 
-    rows: list[tuple[str, str, str]] = []
+    from failover.cli.printing import emit_json
+    from failover.sim.mutants import MUTANTS, hunt, told
+
+    rows: list[dict[str, object]] = []
     for mutant in MUTANTS:
+        began_s = monotonic()
         caught = hunt(mutant, HUNT_S)
-        how = f"seed {caught.seed}, {caught.violation}" if caught is not None else "NOT CAUGHT"
-        rows.append((mutant.name, "caught" if caught is not None else "missed", how))
+        took_s = monotonic() - began_s
+        broken = caught.violation if caught is not None else None
+        rows.append({
+            "name": mutant.name, "caught": broken is not None, "promise": broken.promise if broken else None,
+            "seed": caught.seed if caught is not None else None, "took_s": round(took_s, 2),
+        })  # fmt: skip
         if not scope.json:
-            click.echo(f"{rows[-1][1]:<7}  {mutant.name}: {how}")
-    missed = [name for name, verdict, _ in rows if verdict == "missed"]
+            click.echo(told(mutant, caught, took_s))
+    missed = [str(row["name"]) for row in rows if not row["caught"]]
     if scope.json:
-        emit_json({"mutants": [{"name": name, "verdict": verdict, "by": how} for name, verdict, how in rows]})
+        emit_json({"mutants": rows, "missed": missed})
     else:
         click.echo(f"{len(rows) - len(missed)} of {len(rows)} caught" + (f"; missed: {', '.join(missed)}" if missed else ""))
     return options.PROBLEMS if missed else options.DONE

@@ -24,10 +24,11 @@ from failover.runtime.node import Node, NodeParts
 from failover.runtime.notifier import Notifier
 from failover.runtime.observer import Observer
 from failover.runtime.probes import ProbeBoard
-from failover.sim.coordinator import Client, SimCoordinator, SimLedger, SimMirror, SimPinned
+from failover.sim.coordinator import Client, SimCoordinator, SimPinned
 from failover.sim.engine import SimDisk, SimEngine, SimInstance, parse_position
 from failover.sim.kernel import SimGate, SimSealer
 from failover.sim.machine import Machine
+from failover.sim.mirror import SimLedger, SimMirror
 from failover.sim.pledges import SimPledgers
 from failover.sim.rejoining import SimRejoining
 from failover.sim.remote import Agents

@@ -57,8 +57,12 @@ class SimPledgers:
         giver.boundary("pledge.give")
         word = book.give(ask)
         giver.boundary("pledge.give done")
-        world, late_s = self._world, self._world.late_words_s
-        world.sim.after(late_s, lambda: world.network.send(member, self._me, lambda: self._process.receive(lambda: self._hear(word))))
+        world = self._world
+
+        def hear() -> None:
+            self._process.receive(lambda: self._hear(word))
+
+        world.sim.after(world.late_words_s, lambda: world.network.send(member, self._me, hear))
 
     def _hear(self, word: PledgeWord) -> None:
         self._heard.append(word)

@@ -19,6 +19,7 @@ from failover.sim.daemons import start_controller, start_guardian
 from failover.sim.faults import Fault
 from failover.sim.fleet import Clients
 from failover.sim.oracles import PROMISES, Violation
+from failover.sim.plans import plan_of, schedule
 from failover.sim.scheduler import Process, Sim
 from failover.sim.setting import Setting
 from failover.sim.threads import simulated
@@ -54,7 +55,7 @@ def play(
     """One history. `faults`: instead of those that the seed would draw; `kinds`: what it may draw from. Only what breaks a
     promise in `judged` ends it."""
     heal_s = trouble.QUIET_S + min(FAULTY_LEASES * setting.timings.lease_s, FAULTY_MAX_S)
-    wanted = trouble.plan_of(seed, setting, heal_s - 0.2, kinds) if faults is None else faults
+    wanted = plan_of(seed, setting, heal_s - 0.2, kinds) if faults is None else faults
     sim = Sim(seed)
     with simulated(sim), _silence():
         world = World(setting, sim)
@@ -100,7 +101,7 @@ def _begin(world: World, faults: tuple[Fault, ...], heal_s: float) -> None:
     world.sim.after_event = world.oracle.check_writers
     world.ensemble.committed.append(world.oracle.committed)
     world.sim.on_boundary = lambda process, label: _ambush(world, process, label)
-    trouble.schedule(world, faults, heal_s)
+    schedule(world, faults, heal_s)
 
 
 def _ambush(world: World, process: Process, label: str) -> None:

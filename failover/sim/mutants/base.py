@@ -38,7 +38,7 @@ class Mutant:
     """`promise`: what it breaks. `says`: the mistake, in one sentence. `applied()`: the product with it, while the block runs.
 
     `setting`: in what cluster it shows. `kinds`: which faults a search for it draws from, () for all. `faults` and `seed`: a
-    history that catches it; None: the plan that the seed draws from `kinds`. `found_by`: how that history was come by.
+    history that catches it; None: the plan that the seed draws from `kinds`.
     """
 
     name: str
@@ -49,7 +49,10 @@ class Mutant:
     kinds: tuple[str, ...] = ()
     seed: int = 0
     faults: tuple[Fault, ...] | None = None
-    found_by: str = ""
+
+    @property
+    def found_by(self) -> str:
+        return f"seed {self.seed} under {'the plan that it draws' if self.faults is None else 'a schedule written by hand'}"
 
     def applied(self) -> AbstractContextManager[None]:
         return patched(*self.patches())

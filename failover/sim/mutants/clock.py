@@ -24,7 +24,7 @@ from failover.runtime import node
 from failover.runtime.observer import Observer, Since
 from failover.settings import Timings
 from failover.sim import pledges as simulated_pledges
-from failover.sim.coordinator import SimMirror
+from failover.sim.mirror import SimMirror
 from failover.sim.mutants.base import Patch
 from failover.sim.zookeeper import Changes
 
@@ -98,7 +98,7 @@ def unversioned() -> tuple[Patch, ...]:
 
 def _every_write(changed: Callable[[Write], tuple[Write, ...]]) -> tuple[Patch, ...]:
     """What the leader commits, one write at a time."""
-    decided = vars(node)["decide"]
+    decided: Callable[[Observation, Rules], Plan] = vars(node)["decide"]
 
     def decide(seen: Observation, rules: Rules) -> Plan:
         plan = decided(seen, rules)
