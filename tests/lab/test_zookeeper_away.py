@@ -19,7 +19,7 @@ from tests.support.lab_cluster import Cluster, Load
 from tests.support.undisturbed import Undisturbed, rest, timings
 
 SOAK = os.environ.get("FAILOVER_SOAK") == "1"
-AWAY_S = 600.0 if SOAK else 35.0
+AWAY_S = 600.0 if SOAK else 24.0
 APART_S = 1.5  # between the starts of two servers: the first one is alone for a while, then a majority
 BACK_S = 30.0
 LIVING = "living on pledges of"
