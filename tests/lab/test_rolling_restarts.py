@@ -85,6 +85,22 @@ def test_zookeepers_leader_cut_off(cluster: Cluster, beside_primary: bool) -> No
         watch.to_the_end()
 
 
+def test_the_host_of_zookeepers_leader_and_a_standby_cut_off(calm_cluster: Cluster) -> None:
+    """An election, and no pledge of that standby: on `lan` the lease outlives it by itself (T3). `fast` is in the guarantees."""
+    lab, leader = calm_cluster.lab, _zookeepers_leader(calm_cluster, beside_primary=False)
+    with calm_cluster.traffic() as load:
+        watch = Undisturbed(calm_cluster, load)
+        lab.cut(leader)
+        try:
+            lab.wait(lambda: bool({*zookeeper_leaders(lab)} - {leader}), 15.0, "another ZooKeeper leader")
+            rest(CUT_S)
+            watch.so_far()
+        finally:
+            lab.heal(leader)
+        calm_cluster.wait_whole(cooldown=False)
+        watch.to_the_end()
+
+
 def _guardian_restarted(host: Host, until: str, number: signal.Signals = signal.SIGTERM) -> float:
     """End it and start it again; the seconds until the new one says `until`."""
     log = host.log("guardian")

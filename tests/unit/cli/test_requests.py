@@ -357,6 +357,7 @@ def test_a_real_ctrl_c_ends_with_130(world: World) -> None:
     """The whole process: the exit code is the shell's for an interrupt."""
     code = (
         "import os, signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell starts background jobs with it ignored
         "from failover.cli import status\n"
         "from failover.cli.main import main\n"
         "from failover.cli import reading\n"
