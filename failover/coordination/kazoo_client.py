@@ -57,8 +57,10 @@ def make_client(
     `silence_s`: a link that owes an answer for this long is opened anew; by default half of the session.
     """
     threads = Threads(connect_timeout_s, max(TCP_CONNECT_S, session_s * TCP_CONNECT_SHARE))
+    # kazoo multiplies each pause with the last jitter: without a backoff it wanders down to nothing, and after some seconds
+    # without a server the client spins. Doubled and capped it stays where it should.
     retry = KazooRetry(
-        max_tries=-1, delay=RECONNECT_PAUSE_S, backoff=1, max_jitter=0.2, max_delay=RECONNECT_PAUSE_S,
+        max_tries=-1, delay=RECONNECT_PAUSE_S, backoff=2, max_jitter=0.2, max_delay=RECONNECT_PAUSE_S,
         sleep_func=threads.sleep_func,
     )  # fmt: skip
     client = KazooClient(

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from kazoo.retry import ForceRetryError
 
 from failover.clock import boottime_s
 from failover.coordination.base import CheckOp, Coordinator, CreateOp, DeleteOp, Entry, LostRace, Mirror, SetOp
+from failover.coordination.kazoo_client import RECONNECT_PAUSE_S, make_client
 from failover.coordination.memory import MemoryCoordinator, MemoryEnsemble
 from failover.coordination.pinned import PinnedCoordinator
 from failover.coordination.records import SIZE_MAX_BYTES
@@ -956,3 +958,18 @@ def test_the_merged_mirror_keeps_the_earliest_sight_of_the_newest_version() -> N
     late.commit([SetOp("/x", b"", 0)], SOON_S)
     assert mirror.entries()["/x"] == Entry("/x", b"", 1, 0, 30.0, mirror.entries()["/x"].mzxid)
     client.close()
+
+
+def test_a_client_that_finds_no_server_for_long_does_not_begin_to_spin() -> None:
+    """Ten minutes without ZooKeeper are 6,000 pauses. kazoo's own jitter made them shorter and shorter."""
+    client, _ = make_client(["127.0.0.1:1"], 1.0, 0.3, None)
+    pauses_s: list[float] = []
+    retry = client._conn_retry.copy()
+    retry.sleep_func = pauses_s.append
+
+    def connect() -> None:
+        if len(pauses_s) < 6000:
+            raise ForceRetryError("nobody there")
+
+    retry(connect)
+    assert len(pauses_s) == 6000 and min(pauses_s) > RECONNECT_PAUSE_S / 2 and max(pauses_s) < 2 * RECONNECT_PAUSE_S
