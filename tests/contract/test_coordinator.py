@@ -965,7 +965,7 @@ def test_a_client_that_finds_no_server_for_long_does_not_begin_to_spin() -> None
     client, _ = make_client(["127.0.0.1:1"], 1.0, 0.3, None)
     pauses_s: list[float] = []
     retry = client._conn_retry.copy()
-    retry.sleep_func = pauses_s.append
+    retry.sleep_func, retry.interrupt = pauses_s.append, None
 
     def connect() -> None:
         if len(pauses_s) < 6000:
