@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -85,6 +86,7 @@ def test_zookeepers_leader_cut_off(cluster: Cluster, beside_primary: bool) -> No
         watch.to_the_end()
 
 
+@pytest.mark.skipif(os.environ.get("FAILOVER_SOAK") != "1", reason="a minute and a half; FAILOVER_SOAK=1 runs it")
 def test_the_host_of_zookeepers_leader_and_a_standby_cut_off(calm_cluster: Cluster) -> None:
     """An election, and no pledge of that standby: on `lan` the lease outlives it by itself (T3). `fast` is in the guarantees."""
     lab, leader = calm_cluster.lab, _zookeepers_leader(calm_cluster, beside_primary=False)

@@ -1,6 +1,6 @@
 """All of ZooKeeper is away: a healthy primary goes on, on the pledges of those that could be chosen; without them it ends itself.
 
-With FAILOVER_SOAK=1 the long absence is 10 minutes.
+With FAILOVER_SOAK=1 the long absence is 10 minutes, and the servers come back in one more order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.lab_cluster import Cluster, Load
 from tests.support.undisturbed import Undisturbed, rest, timings
 
 SOAK = os.environ.get("FAILOVER_SOAK") == "1"
-AWAY_S = 600.0 if SOAK else 24.0
+AWAY_S = 600.0 if SOAK else 20.0
 APART_S = 1.5  # between the starts of two servers: the first one is alone for a while, then a majority
 BACK_S = 30.0
 LIVING = "living on pledges of"
@@ -49,11 +49,12 @@ def _goes_on_for(seconds: float, watch: Undisturbed) -> None:
         watch.so_far()
 
 
-@pytest.mark.parametrize(
-    ("away_s", "order"),
-    [(AWAY_S, ("db1", "db2", "db3")), (8.0, ("db3", "db2", "db1")), (8.0, ("db2", "db3", "db1"))],
-    ids=["long", "backwards", "mixed"],
-)
+ORDERS = {"long": (AWAY_S, ("db1", "db2", "db3")), "backwards": (8.0, ("db3", "db2", "db1"))}
+if SOAK:
+    ORDERS["mixed"] = (8.0, ("db2", "db3", "db1"))
+
+
+@pytest.mark.parametrize(("away_s", "order"), ORDERS.values(), ids=ORDERS)
 def test_every_server_stopped(cluster: Cluster, away_s: float, order: tuple[str, ...]) -> None:
     with cluster.traffic() as load, back_at_the_end(cluster):
         watch = Undisturbed(cluster, load)
