@@ -77,10 +77,13 @@ def _campaign(scope: Scope, base: Setting, varied: bool, seeds: range, words: st
     if shows:
         click.echo("\r\033[K", nl=False, err=True)
     small = []
-    for found in tally.found[:3]:
+    for found in () if tally.interrupted else tally.found[:3]:
         setting = setting_of(found.seed, base, varied)
         small.append(smallest(setting, play(setting, found.seed)))
     _show(scope, tally, small, words)
+    if tally.interrupted:
+        say(f"interrupted after {tally.seeds} of {len(seeds)}")
+        return options.INTERRUPTED
     return options.PROBLEMS if tally.found else options.DONE
 
 

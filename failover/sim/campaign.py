@@ -44,6 +44,7 @@ class Tally:
     states: set[int] = field(default_factory=set)
     found: list[Found] = field(default_factory=list)
     took_s: float = 0.0
+    interrupted: bool = False
 
     @property
     def seeds_per_minute(self) -> float:
@@ -74,16 +75,20 @@ def setting_of(seed: int, base: Setting, varied: bool) -> Setting:
 def run(
     base: Setting, seeds: range, varied: bool, told: Callable[[Tally], None], workers: int | None = None
 ) -> Tally:
-    """Play every seed; `told` hears about once a second how far it is. Ctrl-C ends it and loses only what was not begun."""
+    """Play every seed; `told` hears about once a second how far it is. Ctrl-C ends it: what was played until then
+    counts."""
     tally, began_s = Tally(), time.monotonic()
     last_s = began_s
     with _results(base, seeds, varied, workers or os.cpu_count() or 1) as results:
-        for result in results:
-            tally.add(result)
-            tally.took_s = time.monotonic() - began_s
-            if time.monotonic() - last_s >= 1.0:
-                last_s = time.monotonic()
-                told(tally)
+        try:
+            for result in results:
+                tally.add(result)
+                tally.took_s = time.monotonic() - began_s
+                if time.monotonic() - last_s >= 1.0:
+                    last_s = time.monotonic()
+                    told(tally)
+        except KeyboardInterrupt:
+            tally.interrupted = True
     return tally
 
 
