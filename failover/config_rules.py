@@ -262,7 +262,8 @@ def away(cluster: ClusterSettings) -> str:
     """What keeps the primary when ZooKeeper is away, for `config check`."""
     t, outage = cluster.timings, f"E {_s(cluster.timings.coordinator_outage_s)}"
     if cluster.pledges is not None:
-        return f"pledges on UDP port {cluster.pledges.port}: they bridge a ZooKeeper that is away, for {outage} or for days"
+        words = f"pledges on UDP port {cluster.pledges.port}: they bridge a ZooKeeper that is away, for {outage} or for days"
+        return words if bridged(t) else f"{words}; not where its leader and a standby are lost with one host: keep them apart"
     spare = f"L {_s(t.lease_s)} - F {_s(t.soft_fence_s)} - R {_s(t.renew_s)} = {_s(t.lease_s - t.soft_fence_s - t.renew_s)}"
     return f"no pledges: T3 must hold by itself: {outage} <= {spare}; a ZooKeeper away for longer ends the writes"
 

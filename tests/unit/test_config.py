@@ -474,6 +474,8 @@ def test_what_keeps_the_primary_without_zookeeper_is_told(tmp_path: Path) -> Non
     path.write_text(PLEDGED)
     cluster = load(path).cluster()
     assert away(cluster) == "pledges on UDP port 7433: they bridge a ZooKeeper that is away, for E 1.67s or for days"
+    path.write_text(PLEDGED.replace("profile: lan", "profile: fast", 1))
+    assert away(load(path).cluster()).endswith("not where its leader and a standby are lost with one host: keep them apart")
     found = {outage.fault: outage for outage in worst_case_outage(cluster)}
     assert found["ZooKeeper without a majority"].seconds == 0.0
     both = found["and such a standby away too"]
