@@ -170,7 +170,7 @@ def test_a_stopped_process_takes_no_turn_and_waits_for_none_and_a_busy_one_does(
         deadline_s = boottime_s() + 5.0
         while (first := turn(busy.pid)) is None or first[0] == 0:
             assert boottime_s() < deadline_s
-        while (later := turn(busy.pid)) is not None and later == first and boottime_s() < deadline_s:
+        while (later := turn(busy.pid)) is not None and later[0] == first[0] and boottime_s() < deadline_s:
             continue
         assert later is not None and later[0] > first[0]
         os.kill(busy.pid, signal.SIGSTOP)
