@@ -136,6 +136,8 @@ class Oracle:
         self.tell(getattr(node.value, "controller", "?"), f"journal {operation} {step}: {says}")
         if step.endswith("confirm.done"):
             self._confirmed.add(operation)
+        elif step.endswith("grant.done") and operation not in self._confirmed:
+            self.broken("records", f"{operation} granted before its journal says that the old primary is proved unable to write")
 
     def _granted(self, grant: object) -> None:
         assert isinstance(grant, Grant)

@@ -12,14 +12,18 @@ import pytest
 from failover.sim.campaign import setting_of, smallest, story
 from failover.sim.faults import Fault
 from failover.sim.mutants import named
+from failover.sim.oracles import Oracle
 from failover.sim.run import play
+from failover.sim.scheduler import Sim
 from failover.sim.setting import of_profile, with_members
+from failover.sim.zookeeper import Node
 
 pytestmark = pytest.mark.timeout(120)
 FAST = of_profile("fast")
 DIGESTS = """
 from failover.sim.campaign import setting_of
 from failover.sim.run import play
+from failover.sim.scheduler import Sim
 from failover.sim.setting import of_profile
 print([play(setting_of(seed, of_profile("fast"), True), seed).digest for seed in range(40, 48)])
 """
@@ -118,3 +122,13 @@ def test_a_failing_history_is_made_small() -> None:
         assert failed.violation is not None and failed.violation.promise == "S1", story(failed)
         small = smallest(mutant.where, failed)
     assert set(small.faults) <= set(mutant.faults) and any("S1 BROKEN" in line for line in story(small))
+
+
+def test_a_grant_before_the_proof_is_seen_in_the_journal_alone() -> None:
+    granted = {"/failover/simulated/journal/op-1/04-grant.done": Node(None, 0, 2, 0)}
+    proved = {"/failover/simulated/journal/op-1/02-confirm.done": Node(None, 0, 1, 0)}
+    hasty, orderly = Oracle(Sim(1), FAST, {}), Oracle(Sim(1), FAST, {})
+    hasty.committed(granted)
+    orderly.committed(proved)
+    orderly.committed(granted)
+    assert hasty.violation is not None and hasty.violation.promise == "records" and orderly.violation is None
