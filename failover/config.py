@@ -154,6 +154,7 @@ def _broken_in_cluster(shape: Shape, name: str, taken: Mapping[str, str]) -> Ite
         yield from rules.fencing(name, fencing)
     whole = shape.part(schema.Cluster, *at)
     if whole:
+        yield from rules.instance(name, whole.engine, whole.instance)
         yield from rules.agentless(name, whole)
 
 
@@ -243,6 +244,7 @@ def _instance(entry: schema.Instance) -> settings.InstanceSettings:
         socket_dir=entry.socket_dir,
         os_user=entry.os_user,
         database=entry.database,
+        config_file=entry.config_file,
     )
 
 

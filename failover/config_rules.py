@@ -106,6 +106,12 @@ def ports(cluster: str, instance: Instance, guarded: list[int]) -> Found:
             yield (*path, index), f"port {port} is listed twice"
 
 
+def instance(cluster: str, engine: str, wanted: Instance) -> Found:
+    """What only some engines have."""
+    if engine == "postgresql" and wanted.config_file is not None:
+        yield ("clusters", cluster, "instance", "config_file"), "is for mysql and mariadb; PostgreSQL finds its own configuration"
+
+
 def pledges(cluster: str, wanted: Pledges, entries: Mapping[str, MemberEntry], taken: Iterable[int]) -> Found:
     """A port of its own, and one address family, because one socket serves it. `taken`: the database's and the guarded ports."""
     path: Path = ("clusters", cluster, "pledges")

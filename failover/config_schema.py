@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -240,6 +241,8 @@ class Users(Section):
 
 
 class Instance(Section):
+    """Defaults are PostgreSQL's; `INSTANCE_DEFAULTS` has those of the other engines."""
+
     port: Port = 5432
     data_dir: FilePath
     bin_dir: FilePath
@@ -247,6 +250,11 @@ class Instance(Section):
     socket_dir: FilePath = Path("/var/run/postgresql")
     os_user: Word = "postgres"
     database: Word = "postgres"
+    config_file: FilePath | None = None
+
+
+_MYSQL_FAMILY: Mapping[str, int | str] = {"port": 3306, "socket_dir": "/run/mysqld", "os_user": "mysql", "database": "failover"}
+INSTANCE_DEFAULTS: Mapping[str, Mapping[str, int | str]] = {"mysql": _MYSQL_FAMILY, "mariadb": _MYSQL_FAMILY}
 
 
 class MemberEntry(Section):
@@ -288,7 +296,7 @@ class Fencing(Section):
 
 
 class Cluster(Section):
-    engine: Annotated[Literal["postgresql"], _not_yet("mysql", "mariadb")]
+    engine: Literal["postgresql", "mysql", "mariadb"]
     mode: Literal["observe", "automatic"] = "observe"
     replication: Literal["async", "sync", "strict"]
     on_process_death: Annotated[Literal["failover"], _not_yet("restart")] = "failover"

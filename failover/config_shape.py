@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from failover.config_schema import File, Section
+from failover.config_schema import INSTANCE_DEFAULTS, File, Section
 from failover.config_yaml import Document, Fault, Path, Value
 
 T = TypeVar("T")
@@ -34,10 +34,11 @@ class Shape:
 
     def __init__(self, document: Document) -> None:
         self._document = document
+        self._root = _with_engine_defaults(document.root)
         self._errors: list[ErrorDetails] = []
         self.file: File | None = None
         try:
-            self.file = File.model_validate(document.root)
+            self.file = File.model_validate(self._root)
         except ValidationError as error:
             self._errors = error.errors(include_url=False)
         self.faults = [self._fault(error) for error in self._errors]
@@ -55,7 +56,7 @@ class Shape:
             return None
 
     def _without_errors(self) -> Value:
-        sound = copy.deepcopy(self._document.root)
+        sound = copy.deepcopy(self._root)
         for error in self._errors:
             *parent, last = _location(error)
             section = _section(tuple(parent))
@@ -75,6 +76,18 @@ class Shape:
             return Fault(self._document.mark(path[:-1], key=True), path, "missing; it has no default")
         about_key = bool(error["loc"]) and error["loc"][-1] == "[key]"
         return Fault(self._document.mark(path, key=about_key), path, _message(error))
+
+
+def _with_engine_defaults(root: Value) -> Value:
+    """The document with what an engine other than PostgreSQL has for a default in `instance`."""
+    filled = copy.deepcopy(root)
+    clusters = _at(filled, ("clusters",))
+    for cluster in clusters.values() if isinstance(clusters, dict) else ():
+        instance, engine = _at(cluster, ("instance",)), _at(cluster, ("engine",))
+        if isinstance(instance, dict) and isinstance(engine, str):
+            for key, value in INSTANCE_DEFAULTS.get(engine, {}).items():
+                instance.setdefault(key, value)
+    return filled
 
 
 def _message(error: ErrorDetails) -> str:

@@ -85,8 +85,9 @@ class InstanceSettings:
     provider: str  # "direct" or "systemd"
     unit: str | None  # systemd unit name
     socket_dir: Path
-    os_user: str  # account that owns the data directory, "postgres"
-    database: str  # where the product's own schema lives, "postgres"
+    os_user: str  # account that owns the data directory, "postgres" or "mysql"
+    database: str  # where the product's own tables live: PostgreSQL's database "postgres", MySQL's schema "failover"
+    config_file: Path | None = None  # MySQL and MariaDB: the server's my.cnf, for --defaults-file
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def cooldown_left_s(view: View, look: Look, deadline_s: float) -> float | None:
 
 
 def _show(found: Hypothesis, color: bool) -> None:
-    from failover.cli.printing import amount, bold, table
+    from failover.cli.printing import bold, lag, table
 
     click.echo(bold(found.says, color))
     if found.at_risk:
@@ -67,7 +67,7 @@ def _show(found: Hypothesis, color: bool) -> None:
         click.echo(f"BLOCK  {blocker}")
     if found.ranking:
         rows = [
-            ("*" if r.chosen else "", r.member, amount(r.lag_bytes), (r.position or "-").partition(" ")[0], r.why or "chosen")
+            ("*" if r.chosen else "", r.member, lag(r.lag, r.lag_unit), (r.position or "-").partition(" ")[0], r.why or "chosen")
             for r in found.ranking
         ]
         click.echo("\n" + table(("", "MEMBER", "BEHIND", "POSITION", "WHY"), rows))

@@ -52,6 +52,11 @@ def amount(size_bytes: int | None) -> str:
     return f"{value:.1f} TB"
 
 
+def lag(count: int | None, unit: str) -> str:
+    """How far behind, in what its positions count: `1.2 MB`, `14 trx`; a dash for what is not known."""
+    return amount(count) if unit == "bytes" else "-" if count is None else f"{count} trx"
+
+
 def wrapped(text: str, indent: int, width: int = 100) -> str:
     """Long text goes on under itself, so that columns stay readable."""
     lines = textwrap.wrap(text, max(width - indent, 40), break_long_words=False, break_on_hyphens=False)

@@ -77,27 +77,28 @@ def _member(view: View, look: Look, name: str) -> dict[str, object]:
         says = "has never reported" if stored is None else f"silent; its last word was: {stored.value.guardian or '-'}"
         return {
             "name": name, "role": "unknown", "gate": "unknown", "vip": False, "writable": False, "streaming": False,
-            "lag_bytes": None, "position": stored.value.position if stored else None, "epoch": 0,
+            "lag_bytes": None, "lag_transactions": None, "position": stored.value.position if stored else None, "epoch": 0,
             "problems": list(stored.value.problems) if stored else [], "rejoin": stored.value.rejoin if stored else None,
             "says": says, "age_s": None,
         }  # fmt: skip
     age_s = look.ages_s.get(name)
     return {
         "name": name, "role": live.role.value, "gate": live.gate, "vip": live.vip, "writable": live.writable,
-        "streaming": live.streaming, "lag_bytes": _lag(look, live), "position": live.position, "epoch": live.epoch,
+        "streaming": live.streaming, **_lag(look, live), "position": live.position, "epoch": live.epoch,
         "problems": list(live.problems), "rejoin": live.rejoin, "says": live.guardian,
         "age_s": None if age_s is None else round(age_s, 2),
     }  # fmt: skip
 
 
-def _lag(look: Look, live: MemberStatus) -> int | None:
-    """How far what this standby has received is behind what the primary last reported to have written."""
+def _lag(look: Look, live: MemberStatus) -> dict[str, int | None]:
+    """How far what this standby has received is behind what the primary last reported, in what its positions count."""
+    told: dict[str, int | None] = {"lag_bytes": None, "lag_transactions": None}
     primary = look.seen.grant.value.member if look.seen.grant else None
     mine = look.seen.position(live.position)
     theirs = look.seen.position_of(primary) if primary else None
     if live.member == primary or mine is None or theirs is None:
-        return None
-    return mine.bytes_behind(theirs)
+        return told
+    return {**told, f"lag_{mine.unit}": mine.behind(theirs)}
 
 
 def _controllers(view: View, look: Look) -> list[dict[str, object]]:
@@ -180,20 +181,26 @@ def _paused_line(paused: object, left_s: float | None) -> str:
 
 
 def _members_table(d: dict[str, object], color: bool) -> str:
-    from failover.cli.printing import amount, span, table
+    from failover.cli.printing import span, table
 
     rows = []
     for m in _rows(d["members"]):
         wanted = "primary" if m["name"] == d["primary"] else "standby"
         role = f"{m['role']}, not {wanted}" if d["primary"] and m["role"] not in (wanted, "unknown") else str(m["role"])
-        lag = m["lag_bytes"]
         age = m["age_s"]
         rows.append((
             str(m["name"]), role, str(m["gate"]), "yes" if m["vip"] else "-", _stream(m),
-            amount(lag) if isinstance(lag, int) else "-", str(m["position"] or "-").partition(" ")[0],
+            _behind(m), str(m["position"] or "-").partition(" ")[0],
             span(age) if isinstance(age, float) else "-", str(m["rejoin"] or m["says"] or "-"),
         ))  # fmt: skip
     return table(("MEMBER", "ROLE", "GATE", "VIP", "WRITES / STREAMS", "LAG", "POSITION", "AGE", "ITS GUARDIAN SAYS"), rows)
+
+
+def _behind(m: dict[str, object]) -> str:
+    from failover.cli.printing import lag
+
+    told = next(((m[f"lag_{unit}"], unit) for unit in ("bytes", "transactions") if isinstance(m[f"lag_{unit}"], int)), None)
+    return lag(int(str(told[0])), told[1]) if told else "-"
 
 
 def _stream(m: dict[str, object]) -> str:

@@ -105,10 +105,19 @@ def _not_behind_any(eligible: list[Member], sealed: Mapping[str, Position], reje
         mine = sealed[member.name]
         missing = [name for name, position in sealed.items() if not mine.covers(position)]
         if missing:
-            behind = mine.bytes_behind(sealed[missing[0]])
-            rejected[member.name] = (
-                f"{behind} bytes behind {missing[0]}" if behind else f"its history does not contain that of {missing[0]}"
-            )
+            rejected[member.name] = _shortfall(mine, sealed[missing[0]], missing[0])
         else:
             ahead.append(member)
     return ahead
+
+
+def _shortfall(mine: Position, ahead: Position, name: str) -> str:
+    behind = mine.behind(ahead)
+    if not behind:
+        return f"its history does not contain that of {name}"
+    return f"{amount(behind, mine.unit)} behind {name}"
+
+
+def amount(count: int, unit: str) -> str:
+    """So many `unit`s (their plural) in words."""
+    return f"{count} {unit.removesuffix('s') if count == 1 else unit}"

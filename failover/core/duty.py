@@ -188,11 +188,9 @@ def _covered(facts: LocalFacts) -> bool:
 
 
 def _diverged(facts: LocalFacts) -> bool:
-    """Two logs of which neither contains the other. A merely old picture of the primary is not that."""
+    """It has log that the granted member cannot have. A merely old picture of the primary is not that."""
     mine, theirs = facts.position, facts.grant_position
-    if facts.role is not Role.STANDBY or mine is None or theirs is None:
-        return False
-    return not theirs.covers(mine) and not mine.covers(theirs)
+    return facts.role is Role.STANDBY and mine is not None and theirs is not None and mine.diverged_from(theirs)
 
 
 def _told_to_follow_granted(facts: LocalFacts) -> bool:

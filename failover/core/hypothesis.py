@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from failover.core.candidate import Choice, choose, count_shortfall
+from failover.core.candidate import Choice, amount, choose, count_shortfall
 from failover.core.confirm import confirm
 from failover.core.decide import decide
 from failover.core.machine import Go, Situation, Wait
@@ -36,13 +36,14 @@ IDLE_S = 1e6  # a hypothetical phase that has lasted long: what will be said whe
 
 @dataclass(frozen=True)
 class Rank:
-    """One member's chance. `lag_bytes` is to the most advanced standby or the primary; `why` is empty for the chosen one."""
+    """One member's chance. `lag` (in `lag_unit`s) is to the most advanced standby or the primary; `why` is empty if chosen."""
 
     member: str
     position: str | None
-    lag_bytes: int | None
+    lag: int | None
     chosen: bool
     why: str
+    lag_unit: str = "bytes"
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,12 @@ def _ranking(
     ranks = []
     for member in rules.others(dead):
         position = sealed.get(member.name)
-        lags = [lag for other in ahead if position and (lag := position.bytes_behind(other)) is not None]
+        lags = [lag for other in ahead if position and (lag := position.behind(other)) is not None]
         chosen = member.name == choice.candidate
         reason = "" if chosen else _why_absent(seen, rules, member.name) or why.get(member.name, "")
-        ranks.append(Rank(member.name, position.text() if position else None, max(lags, default=None), chosen, reason))
-    return tuple(sorted(ranks, key=lambda r: (not r.chosen, r.position is None, r.lag_bytes or 0, r.member)))
+        at, unit = (position.text(), position.unit) if position else (None, "bytes")
+        ranks.append(Rank(member.name, at, max(lags, default=None), chosen, reason, unit))
+    return tuple(sorted(ranks, key=lambda r: (not r.chosen, r.position is None, r.lag or 0, r.member)))
 
 
 def _why_absent(seen: Observation, rules: Rules, member: str) -> str | None:
@@ -163,9 +165,10 @@ def _at_risk(
         return "nothing is lost while it holds; writes wait"
     strictly = replace(rules, replication=Replication.STRICT)
     if any(pair.names for pair in grant.sync) and count_shortfall(strictly, grant, sealed) is None:
-        return "0 bytes: every acknowledged write is on a member that would be sealed"
-    lag = sealed[choice.candidate].bytes_behind(position) if (position := seen.position_of(dead)) else None
-    behind = f"{lag} bytes (as last reported)" if lag is not None else "an unknown number of bytes"
+        return "nothing: every acknowledged write is on a member that would be sealed"
+    chosen, position = sealed[choice.candidate], seen.position_of(dead)
+    lag = chosen.behind(position) if position else None
+    behind = f"{amount(lag, chosen.unit)} (as last reported)" if lag is not None else f"an unknown number of {chosen.unit}"
     promise = "nobody waits for a standby" if rules.replication is Replication.ASYNC else "no sync set is in force"
     return f"{behind} and what was written since: {promise}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from failover.core.plan import Guard
 
@@ -49,8 +49,11 @@ class Role(str, Enum):
 class Position(Protocol):
     """Where a member's log ends, with the history that led there. A partial order: two positions may be incomparable.
 
-    Sizes and offsets are bytes. `text()` is the stored form; each engine parses its own.
+    `unit` is what `behind` counts: bytes of a log, or transactions of a set. `text()` is the stored form; each engine parses
+    its own.
     """
+
+    unit: ClassVar[str]
 
     def covers(self, other: "Position") -> bool:
         """True if everything at `other` is contained here, on one history."""
@@ -61,11 +64,16 @@ class Position(Protocol):
         ...
 
     def history_id(self) -> str:
-        """Name of the history being written at this position: the timeline for PostgreSQL."""
+        """Name of the history being written at this position: the timeline for PostgreSQL; "" where positions are sets, which
+        carry their whole history in themselves."""
         ...
 
-    def bytes_behind(self, other: "Position") -> int | None:
-        """How many bytes `other` is ahead of this one (0 or more), or None when that cannot be said."""
+    def behind(self, other: "Position") -> int | None:
+        """How many `unit`s `other` is ahead of this one (0 or more), or None when that cannot be said."""
+        ...
+
+    def diverged_from(self, primary: "Position") -> bool:
+        """True if this has log that a primary which stood at `primary` cannot have, however far it has moved on since."""
         ...
 
     def text(self) -> str:
@@ -254,8 +262,10 @@ class MemberStatus:
     `position` is what is safely stored here (received, not only replayed); `follows` is the address the receiver is
     connected to; `heartbeat` is the newest (epoch, sequence) seen in the heartbeat table; `applied_sync` and
     `applied_at` say which sync set the running primary has proved to be in force and where its log stood then.
-    `rewind_ready`: this primary has made a checkpoint on its present history, so others may be rewound against it. `moving`:
-    the database's main process ran just now, or waits for its turn on a processor; a frozen one does neither.
+    `rewind_ready`: this primary has made a checkpoint on its present history, so others may be rewound against it. `moving`: the
+    database's main process ran just now, or waits for its turn on a processor; a frozen one does neither. `kept_out`: the primary
+    does not let it stream while it is in no sync set (semi-synchronous replication has no names: who may acknowledge is decided
+    at the door).
     """
 
     member: str
@@ -279,6 +289,7 @@ class MemberStatus:
     guardian: str = ""
     rewind_ready: bool = False
     moving: bool = False
+    kept_out: bool = False
 
 
 @dataclass(frozen=True)

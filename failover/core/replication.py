@@ -15,7 +15,7 @@ from failover.core.rules import Rules
 
 
 def wanted_names(seen: Observation, rules: Rules, primary: str, current: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The members that should acknowledge: those that stream from `primary` and could take over.
+    """The members that should acknowledge: those that stream from `primary`, or are only kept out by it, and could take over.
 
     One that stopped streaming stays for `rules.shrink_after_s`: with w = 1 it holds nothing up, and a primary that is dying
     loses its standbys first; an edit then would only be in the way of the failover.
@@ -23,7 +23,7 @@ def wanted_names(seen: Observation, rules: Rules, primary: str, current: tuple[s
     names = []
     for member in rules.others(primary):
         status = seen.status(member.name, rules.gone_s)
-        streams = status is not None and status.streaming
+        streams = status is not None and (status.streaming or status.kept_out)
         since_s = seen.streaming_since_s.get(member.name, seen.now_s)
         lately = member.name in current and seen.now_s - since_s < rules.shrink_after_s
         if member.failover is Willingness.NEVER or not member.guarded or not (streams or lately):

@@ -29,6 +29,7 @@ class Engine:
     parse_position: Callable[[str], Position]
     rejoiner: Callable[[ClusterSettings, str, Path], Rejoiner]
     rewind_faults: Callable[[ClusterSettings, Member, float], tuple[str, ...]]  # budget in s; what stands in a rewind's way
+    faults: Callable[[ClusterSettings, Member, float], tuple[str, ...]]  # budget in s; what makes a member's server unfit
 
 
 def _postgres_local(cluster: ClusterSettings, member: str, run_dir: Path) -> PostgresLocalEngine:
@@ -70,7 +71,8 @@ def _postgres_position(text: str) -> Position:
 
 ENGINES: Mapping[str, Engine] = {
     "postgresql": Engine(
-        "postgresql", _postgres_local, _postgres_prober, _postgres_position, _postgres_rejoiner, _postgres_rewind_faults
+        "postgresql", _postgres_local, _postgres_prober, _postgres_position, _postgres_rejoiner, _postgres_rewind_faults,
+        lambda cluster, member, budget_s: (),
     ),
 }
 

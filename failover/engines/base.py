@@ -59,7 +59,9 @@ class LocalState:
 
     `position` is what is safely stored here: received on a standby (greatest of receive and replay), written and flushed on
     a primary. `upstream` is the host the receiver is connected to now; `configured_upstream` the one it is told to use ("" =
-    none, sealed by SQL). `heartbeat` is the newest replayed (epoch, sequence). `attached` are the members streaming from here.
+    none, sealed by SQL). `kept_out`: the primary refuses this standby's replication account, because it is in no sync set there.
+    `heartbeat` is the newest replayed (epoch, sequence). `attached` are the members streaming from here. `system_identifier` is
+    "" where the engine has none. `faults`: what makes this server unfit for the product, each with its remedy.
     """
 
     role: Role
@@ -74,11 +76,16 @@ class LocalState:
     sync: SyncSet | None = None
     attached: tuple[str, ...] = ()
     waiting_for_sync: int = 0
+    faults: tuple[str, ...] = ()
+    kept_out: bool = False
 
 
 @dataclass(frozen=True)
 class ControlState:
-    """What the files say while nothing runs. `clean`: shut down in order, `position` then is the end of its log."""
+    """What the files say while nothing runs. `clean`: shut down in order, `position` then is the end of its log.
+
+    `system_identifier` is "" and `position` None where the files do not say.
+    """
 
     system_identifier: str
     clean: bool
@@ -125,6 +132,14 @@ class LocalEngine(Protocol):
         """On a standby: end client sessions and resume a paused replay, so that it can act on what it was told. Idempotent."""
         ...
 
+    def stop_writes(self, budget_s: float) -> Position | None:
+        """On a primary whose port is shut: no commit succeeds any more, those in flight are through; where its log ends.
+
+        From then on it is a standby that receives from nobody, and `promote` gives writes back. None, and nothing done: this
+        engine has to be stopped for that.
+        """
+        ...
+
     def promote(self, sync: SyncSet | None, followers: Sequence[str], budget_s: float) -> None:
         """Set the sync names, make the slots, let replay run, promote and wait until it is out of recovery."""
         ...
@@ -153,6 +168,10 @@ class LocalEngine(Protocol):
 
     def checkpoint(self, budget_s: float) -> None: ...
 
+    def keeps_received_log(self) -> bool:
+        """False if a restart of this *running* server may lose log that it received and acknowledged. Raises as `state` does."""
+        ...
+
     def rewind_ready(self, position: Position) -> bool:
         """True if a checkpoint of the history that `position` is on is in this server's files: others may be rewound to it."""
         ...
@@ -172,6 +191,13 @@ class LocalEngine(Protocol):
 
     def isolate(self) -> None:
         """While stopped: make the next start receive from nobody. Idempotent, durable."""
+        ...
+
+    def remove_stale_files(self) -> None:
+        """Remove lock files of a server that is dead, which would keep the next one from starting or name a stranger for life.
+
+        Called only after the proof that nobody works in this data directory. Raises Refused.
+        """
         ...
 
     def main_pid(self) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from failover.core.model import Position
 from failover.errors import Corrupt
@@ -48,6 +49,8 @@ class Lsn:
     Without the switches of its ancestors a position covers less than it could, never more. Raises Corrupt if the parts
     contradict each other.
     """
+
+    unit: ClassVar[str] = "bytes"
 
     timeline: int
     offset: int
@@ -91,12 +94,16 @@ class Lsn:
         left = dict(self.switches).get(other.timeline)
         return left is not None and other.offset <= left
 
-    def bytes_behind(self, other: Position) -> int | None:
+    def behind(self, other: Position) -> int | None:
         if not isinstance(other, Lsn):
             return None
         if self.covers(other):
             return 0
         return other.offset - self.offset if other.covers(self) else None
+
+    def diverged_from(self, primary: Position) -> bool:
+        """Two logs of which neither contains the other. A primary that is merely behind may have written on meanwhile."""
+        return not primary.covers(self) and not self.covers(primary)
 
     def fork(self, other: Lsn) -> Lsn | None:
         """The last point that both histories share, or None if they share nothing."""

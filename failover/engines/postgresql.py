@@ -23,6 +23,7 @@ from failover.engines.base import ControlState, LocalState, Upstream
 from failover.engines.lsn import Lsn, parse_offset
 from failover.engines.pg_connection import Row, Session
 from failover.engines.pg_reload import checkpointer_has_reloaded
+from failover.engines.stale import remove_stale
 from failover.errors import Corrupt, Refused, Unknown
 from failover.settings import Account, InstanceSettings
 
@@ -131,6 +132,9 @@ class PostgresLocalEngine:
             self._terminate_clients(session)
             session.run(pg_statements.RESUME)
 
+    def stop_writes(self, budget_s: float) -> None:
+        """A PostgreSQL primary becomes a standby only by a restart."""
+
     def promote(self, sync: SyncSet | None, followers: Sequence[str], budget_s: float) -> None:
         """Repeatable: on a primary it only makes sure of sync names and slots.
 
@@ -203,6 +207,10 @@ class PostgresLocalEngine:
         with self._session(boottime_s() + budget_s) as session:
             session.run("CHECKPOINT")
 
+    def keeps_received_log(self) -> bool:
+        """A receiver acknowledges what it has flushed, and recovery reads it from there."""
+        return True
+
     def rewind_ready(self, position: object) -> bool:
         """pg_rewind reads the source's timeline from its control file, which only a checkpoint brings up to date: before
         that it says "no rewind required" and leaves a database that is neither the old one nor the new one."""
@@ -232,6 +240,18 @@ class PostgresLocalEngine:
 
     def isolate(self) -> None:
         pg_files.write_settings(self._instance.data_dir, {"primary_conninfo": ""}, self._instance.os_user)
+
+    def remove_stale_files(self) -> None:
+        """The socket's lock file goes only if it names this directory (its second line)."""
+        data_dir, socket = self._instance.data_dir, f".s.PGSQL.{self._instance.port}"
+        socket_lock = self._instance.socket_dir / f"{socket}.lock"
+        stale = [data_dir / "postmaster.pid"]
+        try:
+            if socket_lock.read_text(errors="replace").splitlines()[1:2] == [str(data_dir)]:
+                stale += [socket_lock, self._instance.socket_dir / socket]
+        except OSError:
+            pass  # not there, or not ours to read: then the server itself will say what is wrong
+        remove_stale(stale, data_dir)
 
     def main_pid(self) -> int | None:
         return pg_files.main_pid(self._instance.data_dir, self._instance.bin_dir)

@@ -165,7 +165,8 @@ class Durable:
     latest epoch whose primary this member followed, its log being part of that primary's. `wrote`: the
     latest epoch under which this member may have taken writes, stored before it could. `home`: the file system that held the
     data when all was well. `rejoined`: the last consent to a rejoin that was used. `stopped`: a member
-    without a guardian was fenced, and nobody starts it until a person releases it.
+    without a guardian was fenced, and nobody starts it until a person releases it. `proven_life`: the run of the database
+    (`life_of`) in which it was last seen to have caught up: where a restart may lose received log, no other may testify.
     """
 
     closed: int = 0
@@ -178,6 +179,7 @@ class Durable:
     stopped: bool = False
     home: str = ""
     rejoined: str = ""
+    proven_life: str = ""
 
 
 @dataclass(frozen=True)

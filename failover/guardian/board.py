@@ -29,6 +29,7 @@ HEARD_S = 3.0  # every guardian refreshes its record each second
 class Own:
     """What only this process can know about itself.
 
+    `handover_position`: where the log ends of a primary that became a standby in place for `handover_operation`.
     `served`: the newest epoch under which it opened the port to writers. `sealed_for`: the claim it has reported for, and
     whether that report could say *quiet*.
     `fencing`: the epoch being closed right now, before the disk has it. `armed`: the next start is a standby's.
@@ -41,6 +42,7 @@ class Own:
     sealed_quiet: bool = False
     handover_operation: str | None = None
     handover_since_s: float | None = None
+    handover_position: str | None = None
     stopping: bool = False
     fencing: int = 0
     vip_wanted: bool = False
@@ -53,6 +55,18 @@ class Own:
     rewind_ready: str = ""
     failed: str | None = None
     says: str = "starting"
+
+
+@dataclass(frozen=True)
+class Life:
+    """One run of the database's main process. `keeps`: what it had received before it began is certainly still there."""
+
+    name: str = ""
+    keeps: bool = True
+
+    def unproven(self, durable: Durable) -> bool:
+        """It may have lost log that it acknowledged in an earlier run, and has not caught up since."""
+        return not self.keeps and self.name != durable.proven_life
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class Board:
         self._own = Own()
         self._records = Records()
         self._local: tuple[LocalState | None, float, bool] = (None, 0.0, False)
+        self._life = Life()
         self._lease: Callable[[], LeaseState] = LeaseState
         self._durable: Callable[[], Durable] = Durable
         self._rejoin: Callable[[], RejoinState] = RejoinState
@@ -96,11 +111,12 @@ class Board:
         """Where the lease state, what is remembered across restarts and what is on the disk are read from."""
         self._lease, self._durable, self._rejoin = lease, durable, rejoin
 
-    def found(self, local: LocalState | None, running: bool) -> None:
-        """The database answered (or did not, None) and its main process runs or does not."""
+    def found(self, local: LocalState | None, running: bool, life: Life | None = None) -> None:
+        """The database answered (or did not, None) and its main process runs or does not; which run of it that is."""
         with self._lock:
             before = self._local
             self._local = (local, boottime_s(), running)
+            self._life = life or Life()
         changed = before[2] != running or (before[0] and before[0].role) != (local and local.role)
         if changed or (local and before[0] and local.configured_upstream != before[0].configured_upstream):
             self.wake.set()
@@ -133,6 +149,12 @@ class Board:
         with self._lock:
             state, at_s, _ = self._local
         return state if state and boottime_s() - at_s <= self.identity.fresh_s else None
+
+    @property
+    def life(self) -> Life:
+        """The present run of the database."""
+        with self._lock:
+            return self._life
 
     @property
     def foreign(self) -> str | None:
@@ -204,7 +226,8 @@ class Board:
         return RejoinFacts(
             self.identity.rejoin_automatic, order, writable and primary is not None and primary.value.rewind_ready, writable,
             state.data, state.doubt, state.unfinished, state.startable, state.failed, state.obstacle,
-            returning=state.ready or state.unfinished is not None or state.data is not Data.HERE,
+            returning=state.ready or state.unfinished is not None or state.data is not Data.HERE
+            or (self.running and self.life.unproven(durable)),
         )  # fmt: skip
 
     def _receipted(self, records: Records) -> int:

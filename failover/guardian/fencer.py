@@ -70,15 +70,18 @@ class Fencer:
         """The receipt that ZooKeeper must hold. `closes` 0: none is owed."""
         return self._receipt
 
-    def fence(self, closes: int, why: str, handed_over: bool = False) -> str:
-        """Close every epoch <= `closes` here for good; returns what was read back. Raises Unknown if it cannot be proved yet."""
+    def fence(self, closes: int, why: str, handed_over: bool = False, spare: bool = False) -> str:
+        """Close every epoch <= `closes` here for good; returns what was read back. Raises Unknown if it cannot be proved yet.
+
+        `spare`: the database was handed over and is a standby by its own word; it goes on behind the shut gate.
+        """
         self._keeper.suspend(closes)  # before any lock of ours: the port is shut now, whoever is busy
         with self._lock:
-            if closes <= self._proved and not self._instance.processes().all:
+            if closes <= self._proved and (spare or not self._instance.processes().all):
                 return self._receipt.method
             clients = self._cut()
             stored = _Storing(self._memory, closes)
-            if not self._instance.kill_all(KILL_S):
+            if not spare and not self._instance.kill_all(KILL_S):
                 raise Unknown(f"{self._me}: processes of the data directory are still there after {KILL_S:.0f} s")
             self._cut()  # a killed backend leaves sockets that still hold its answer; a later opening would let it out
             vip = self._drop_vip()
@@ -87,7 +90,8 @@ class Fencer:
             if self._gate.read_back().open:
                 raise Unknown(f"{self._me}: the gate reads back open")
             self._proved = closes
-            method = f"{why}; gate shut, {clients}, no process left, {vip}, epoch {closes} closed on disk"
+            left = "the database takes no writes" if spare else "no process left"
+            method = f"{why}; gate shut, {clients}, {left}, {vip}, epoch {closes} closed on disk"
             self._receipt = Receipt(self._me, closes, method, clean and not handed_over, wall_text())
             log.warning("fenced: %s", method)
             return method

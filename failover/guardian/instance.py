@@ -74,7 +74,7 @@ class DatabaseInstance:
         self._engine.arm_standby()
         with self._spawning:
             self._check_nothing_runs()
-            self._remove_stale_lock_files()
+            self._engine.remove_stale_files()
             self._provider.begin(self._engine.start_command(), _BEGIN_S, end_s - boottime_s())
         log.info("standby start of %s asked for", self._settings.data_dir)
         try:
@@ -102,7 +102,7 @@ class DatabaseInstance:
             raise Refused(*faults, f"no database in {data_dir}: {error} (not mounted?)") from error
         except (Unknown, Unreachable) as error:
             raise Refused(*faults, f"what is in {data_dir} cannot be told: {error}") from error
-        if self.system_identifier is not None and identifier != self.system_identifier:
+        if self.system_identifier is not None and identifier not in ("", self.system_identifier):
             faults.append(f"{data_dir} holds system {identifier}, this cluster is system {self.system_identifier}")
         if faults:
             raise Refused(*faults)
@@ -114,29 +114,6 @@ class DatabaseInstance:
         if running.all:
             # PostgreSQL would say "pre-existing shared memory block is still in use"; a writer may be among them.
             raise Refused(f"processes of an earlier start still live, end them first: {_listed(running.all)}")
-
-    def _remove_stale_lock_files(self) -> None:
-        """After a crash of the host pids start again, and PostgreSQL takes a lock file that names a stranger for life.
-
-        Called only after the proof that nobody works in this data directory. The socket's lock file is removed only if
-        it names this directory (its second line).
-        """
-        data_dir, socket = self._settings.data_dir, f".s.PGSQL.{self._settings.port}"
-        socket_lock = self._settings.socket_dir / f"{socket}.lock"
-        stale = [data_dir / "postmaster.pid"]
-        try:
-            if socket_lock.read_text(errors="replace").splitlines()[1:2] == [str(data_dir)]:
-                stale += [socket_lock, self._settings.socket_dir / socket]
-        except OSError:
-            pass  # not there, or not ours to read: then the server itself will say what is wrong
-        for path in stale:
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise Refused(f"cannot remove the stale {path}: {error.strerror}") from error
-            log.warning("stale %s removed: no process works in %s", path, data_dir)
 
     def _wait_until_ready(self, end_s: float, deadline_s: float) -> int:
         """Level-triggered: whatever happened in between, what counts is the main process and its own answer now."""

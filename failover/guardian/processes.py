@@ -26,6 +26,13 @@ def turn(pid: int) -> tuple[int, bool] | None:
     return ran_ns, state == "R"
 
 
+def life_of(pid: int) -> str:
+    """A name for this one run of a process, which no other process ever has; "" if it is gone."""
+    seen = _look(pid)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {pid} {seen.ticks}" if seen is not None else ""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A process as it was seen. The pid may mean another process a moment later, together with `ticks` it cannot."""

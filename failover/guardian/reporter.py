@@ -14,9 +14,9 @@ from failover.core.plan import Create, Key, Kind, Swap, Write
 from failover.engines.base import LocalEngine, LocalState
 from failover.errors import FailoverError, Unknown, Unreachable, WrongCredentials
 from failover.guardian.base import Gate, Instance, Vip
-from failover.guardian.board import Board
+from failover.guardian.board import Board, Life
 from failover.guardian.keeper import LeaseKeeper
-from failover.guardian.processes import turn
+from failover.guardian.processes import life_of, turn
 
 log = logging.getLogger("failover.guardian.reporter")
 REFRESH_S = 1.0
@@ -43,19 +43,32 @@ class Reporter:
         self._moved_at_s = 0.0
         self._vip_there = False
         self._vip_due_s = 0.0
+        self._life, self._asked = Life(), False
 
     def look(self) -> None:
         """Ask the database now and put the answer on the board."""
         with self._looking:
             main = self._engine.main_pid()
             self._watch_it_move(main)
-            self._board.found(self._ask() if main is not None else None, main is not None)
+            state = self._ask() if main is not None else None
+            self._board.found(state, main is not None, self._live(main) if main is not None else None)
 
     def _watch_it_move(self, main: int | None) -> None:
         now = turn(main) if main is not None else None
         if now is not None and (now[1] or (self._ran_ns is not None and now[0] != self._ran_ns)):
             self._moved_at_s = boottime_s()
         self._ran_ns = now[0] if now is not None else None
+
+    def _live(self, main: int) -> Life:
+        """Asked of the database once in each of its runs."""
+        name = life_of(main)
+        if name != self._life.name or not self._asked:
+            self._life, self._asked = Life(name, keeps=False), False
+            try:
+                self._life, self._asked = Life(name, self._engine.keeps_received_log()), True
+            except FailoverError as error:
+                log.debug("not known whether this run kept what it had received: %s", error)
+        return self._life
 
     def step(self) -> None:
         """Look, and publish if something changed or the last word is a second old (others tell our silence by that)."""
@@ -98,6 +111,7 @@ class Reporter:
             heartbeat_fails=own.heartbeat_fails,
             applied_sync=own.applied_sync if own.served else (local.sync if local else None),
             applied_at=own.applied_at if own.served else None,
+            kept_out=bool(local and local.kept_out),
             paused_replay=bool(local and local.replay_paused),
             rejoin=own.rejoin,
             rewind_ready=writable and local is not None and own.rewind_ready == local.position.history_id(),
@@ -107,7 +121,11 @@ class Reporter:
         )
 
     def _problems(self, failed: str | None) -> tuple[str, ...]:
-        said = (self._trouble, self._board.foreign, failed, self._keeper.alarm, self._keeper.on_pledges, *self._paths())
+        local = self._board.local
+        said = (
+            self._trouble, self._board.foreign, failed, self._keeper.alarm, self._keeper.on_pledges, *self._paths(),
+            *(local.faults if local else ()),
+        )  # fmt: skip
         return tuple(text for text in said if text)
 
     def _has_vip(self) -> bool:

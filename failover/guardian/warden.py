@@ -35,6 +35,7 @@ PROMOTE_S = 30.0
 CHECKPOINT_S = 15.0
 STUCK_S = 2.0
 HANGS_S = 1.0
+IN_PLACE = "a standby from here on, without a restart"
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ class Warden:
             closes = max(facts.epoch - 1, facts.served, facts.closed)
         own = self._board.own
         handed_over = own.handover_operation is not None
-        why = "handed over, shut down in order" if handed_over else "the grant was claimed"
-        self._hands.fencer.fence(closes, why, handed_over)
+        in_place = handed_over and own.handover_position is not None and facts.role is Role.STANDBY
+        ended = "writes stopped in order" if in_place else "shut down in order"
+        why = f"handed over, {ended}" if handed_over else "the grant was claimed"
+        self._hands.fencer.fence(closes, why, handed_over, spare=in_place)
         self._board.note(served=0, vip_wanted=False)
         self._look()
 
@@ -129,7 +132,10 @@ class Warden:
         self._look()
 
     def _hand_over(self, facts: LocalFacts) -> None:
-        """Writes stop at once; the database shuts down in order; the end of its log is reported. Done once per operation."""
+        """Writes stop at once, the end of the log is reported. Done once per operation.
+
+        An engine that can become a standby as it runs does so; another one shuts down in order.
+        """
         assert facts.operation is not None
         operation = facts.operation.value.id
         own = self._board.own
@@ -142,7 +148,17 @@ class Warden:
             self._hands.fencer.quiesce()
             began_s = self._board.own.handover_since_s or facts.now_s
             left_s = facts.switchover_deadline_s - (facts.now_s - began_s)
-            stopped = self._hands.instance.stop("fast", max(0.2, min(facts.switchover_deadline_s / 2, left_s)))
+            budget_s = max(0.2, min(facts.switchover_deadline_s / 2, left_s))
+            if facts.role is Role.STANDBY and own.handover_position is not None:
+                self._report(Handover(self._me, operation, "stopped", own.handover_position, IN_PLACE))
+                return
+            end = self._hands.engine.stop_writes(budget_s)
+            if end is not None:
+                self._board.note(handover_position=end.text())
+                self._look()
+                self._report(Handover(self._me, operation, "stopped", end.text(), IN_PLACE))
+                return
+            stopped = self._hands.instance.stop("fast", budget_s)
             self._look()
             if not stopped:
                 return  # still at it: the deadline row gives writes back
@@ -184,7 +200,7 @@ class Warden:
         own = self._board.own
         running = facts.operation.value.id if facts.operation else None
         if own.handover_operation is not None and own.handover_operation != running:
-            self._board.note(handover_operation=None, handover_since_s=None, stopping=False)
+            self._board.note(handover_operation=None, handover_since_s=None, handover_position=None, stopping=False)
 
     # --- enabling, under my own proof ------------------------------------------------------------------------------
     def _start(self, facts: LocalFacts) -> None:
@@ -359,7 +375,10 @@ class Warden:
             self._hands.memory.change(followed=facts.epoch)
         if self._board.own.rejoin is not None or self._board.own.served:
             self._board.note(rejoin=None, served=0)
-        self._hands.rejoin.settled(facts, self._caught_up(facts))
+        caught_up = self._caught_up(facts)
+        if caught_up and self._board.life.unproven(self._hands.memory.now):
+            self._hands.memory.change(proven_life=self._board.life.name)
+        self._hands.rejoin.settled(facts, caught_up)
         self._free_a_stuck_replay(facts)
 
     def _caught_up(self, facts: LocalFacts) -> bool:

@@ -151,6 +151,9 @@ class SimEngine(Hand):
     def free_replay(self, budget_s: float) -> None:
         self._sql("engine.free_replay", budget_s)
 
+    def stop_writes(self, budget_s: float) -> None:
+        """As PostgreSQL: it has to be stopped for that."""
+
     def promote(self, sync: SyncSet | None, followers: Sequence[str], budget_s: float) -> None:
         database = self._sql("engine.promote", budget_s, PROMOTE_S)
         database.apply_sync(sync)
@@ -192,6 +195,12 @@ class SimEngine(Hand):
         if database.role is Role.PRIMARY:
             database.checkpointed = database.wal.position.timeline
         self._done("engine.checkpoint")
+
+    def keeps_received_log(self) -> bool:
+        return True
+
+    def remove_stale_files(self) -> None:
+        """There are none."""
 
     def rewind_ready(self, position: Position) -> bool:
         self._begin("engine.rewind_ready", DISK_S)

@@ -291,6 +291,7 @@ def simulated(sim: Sim) -> Iterator[None]:
             replace(name, "ThreadPoolExecutor", ThreadPoolExecutor)
         replace("guardian.service", "RulesetWatch", NoStranger)
         replace("guardian.reporter", "turn", _turn)
+        replace("guardian.reporter", "life_of", lambda pid: f"run {pid}")
         replace("coordination.ledger", "encode", lambda kind, value: value)
         with clock.run_on(sim.boottime_s, sim.wall_s):
             yield

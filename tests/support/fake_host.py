@@ -52,6 +52,7 @@ class Clock:
             "guardian.checkpointer", "runtime.node", "runtime.observer", "runtime.probes",
         ):  # fmt: skip
             monkeypatch.setattr(f"failover.{module}.boottime_s", self)
+        monkeypatch.setattr("failover.guardian.reporter.life_of", lambda pid: f"run {pid}")
 
     def __call__(self) -> float:
         return self.now_s
@@ -217,11 +218,15 @@ class FakeInstance:
 
 
 class FakeEngine:
-    """Verbs of LocalEngine on the fake database. A verb that needs a running server raises Unreachable without one."""
+    """Verbs of LocalEngine on the fake database. A verb that needs a running server raises Unreachable without one.
+
+    `in_place`: it becomes a standby as it runs, as MySQL does. `keeps`: a restart loses nothing that was received.
+    """
 
     def __init__(self, database: FakeDatabase, events: list[str]) -> None:
         self._database, self._events = database, events
         self.on_promote: Callable[[], None] = lambda: None
+        self.in_place, self.keeps = False, True
 
     def parse_position(self, text: str) -> Lsn:
         return Lsn.parse(text)
@@ -247,6 +252,23 @@ class FakeEngine:
     def free_replay(self, budget_s: float) -> None:
         self._up()
         self._events.append("free replay")
+
+    def stop_writes(self, budget_s: float) -> Lsn | None:
+        d = self._up()
+        if not self.in_place:
+            return None
+        self._events.append("stop writes")
+        if d.hangs:
+            raise Unknown("a transaction does not end")
+        d.role = Role.STANDBY
+        return d.at
+
+    def keeps_received_log(self) -> bool:
+        self._up()
+        return self.keeps
+
+    def remove_stale_files(self) -> None:
+        self._events.append("remove stale files")
 
     def promote(self, sync: SyncSet | None, followers: Sequence[str], budget_s: float) -> None:
         d = self._up()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from failover.core.model import (
     ControllerStatus,
@@ -33,6 +33,8 @@ RULES = Rules(
 class At:
     """A position on one history: enough to compare."""
 
+    unit: ClassVar[str] = "bytes"
+
     offset: int
 
     def covers(self, other: Any) -> bool:
@@ -44,7 +46,10 @@ class At:
     def history_id(self) -> str:
         return "1"
 
-    def bytes_behind(self, other: Any) -> int | None:
+    def diverged_from(self, primary: Any) -> bool:
+        return False
+
+    def behind(self, other: Any) -> int | None:
         return max(int(other.offset) - self.offset, 0)
 
     def text(self) -> str:

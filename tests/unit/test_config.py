@@ -83,7 +83,10 @@ def missing_keys(section: type[config_schema.Section], written: Any, path: tuple
 def test_the_example_file_loads_and_shows_every_key_there_is() -> None:
     load(EXAMPLE)
     written = YAML(typ="safe", pure=True).load(EXAMPLE.read_text())
-    assert missing_keys(config_schema.File, written) == []
+    orders, catalog = (written["clusters"].pop(name) for name in ("orders", "catalog"))
+    assert not written["clusters"]
+    orders["instance"] |= {key: value for key, value in catalog["instance"].items() if key not in orders["instance"]}
+    assert missing_keys(config_schema.File, {**written, "clusters": {"orders": orders}}) == []
 
 
 def test_the_example_shows_the_keys_of_list_entries_too() -> None:
@@ -97,6 +100,15 @@ def test_the_example_writes_out_the_numbers_of_its_profile(tmp_path: Path) -> No
     plain = tmp_path / "plain.yml"
     plain.write_text(text[:start] + text[end:])
     assert load(EXAMPLE).clusters[0].timings == load(plain).clusters[0].timings
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_the_instance_has_the_defaults_of_its_engine(tmp_path: Path, engine: str) -> None:
+    path = tmp_path / "f.yml"
+    path.write_text(SMALL.replace("engine: postgresql", f"engine: {engine}").replace("5432", "3306"))
+    instance = load(path).cluster().instance
+    assert (instance.port, instance.os_user, instance.database) == (3306, "mysql", "failover")
+    assert instance.socket_dir == Path("/run/mysqld") and instance.config_file is None
 
 
 def test_a_small_file_gets_the_documented_defaults(tmp_path: Path) -> None:
@@ -207,7 +219,8 @@ def test_minutes_and_milliseconds_are_not_confused(tmp_path: Path) -> None:
         ),
         ("profile: lan", "profile: lam", "4:10: profile", "did you mean 'lan'?"),
         ("replication: strict", "replication: on", "8:18: clusters.orders.replication", "one of async, sync, strict"),
-        ("engine: postgresql", "engine: mysql", "7:13: clusters.orders.engine", "mysql is not built yet"),
+        ("engine: postgresql", "engine: mysqld", "7:13: clusters.orders.engine", "did you mean 'mysql'?"),
+        ("{data_dir", "{config_file: /m, data_dir", "clusters.orders.instance.config_file", "is for mysql and mariadb"),
         (
             "    vip:",
             "    on_process_death: restart\n    vip:",

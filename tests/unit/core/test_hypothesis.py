@@ -34,7 +34,7 @@ def test_a_healthy_cluster_fails_over_to_the_preferred_of_equals() -> None:
     assert [(r.member, r.chosen, r.why) for r in found.ranking] == [
         ("db2", True, ""), ("db3", False, "as advanced as db2, which is preferred"),
     ]  # fmt: skip
-    assert found.at_risk.startswith("0 bytes")
+    assert found.at_risk.startswith("nothing: ")
 
 
 def test_the_steps_are_those_of_the_phase_table() -> None:
@@ -44,7 +44,7 @@ def test_the_steps_are_those_of_the_phase_table() -> None:
 def test_the_most_advanced_wins_and_the_other_says_by_how_much() -> None:
     found = if_dies(healthy(standby("db2", position="90")), RULES, "db1")
     assert found.candidate == "db3"
-    assert found.ranking[1].why == "10 bytes behind db3" and found.ranking[1].lag_bytes == 10
+    assert found.ranking[1].why == "10 bytes behind db3" and found.ranking[1].lag == 10 and found.ranking[1].lag_unit == "bytes"
 
 
 def test_strict_holds_when_too_few_can_testify() -> None:

@@ -55,7 +55,7 @@ def test_covers_is_a_partial_order(positions: list[Lsn]) -> None:
 @given(trees())
 def test_the_distance_is_known_exactly_when_one_covers_the_other(positions: list[Lsn]) -> None:
     a, b, _ = positions
-    behind = a.bytes_behind(b)
+    behind = a.behind(b)
     assert (behind is None) == (not a.covers(b) and not b.covers(a))
     if a.covers(b):
         assert behind == 0
@@ -92,7 +92,7 @@ def test_an_old_primary_with_a_longer_log_is_not_covered_by_the_new_one() -> Non
     old, new = Lsn(1, 900), Lsn(2, 2000, ((1, 800),))
     assert not new.covers(old)
     assert not old.covers(new)
-    assert old.bytes_behind(new) is None
+    assert old.behind(new) is None
 
 
 def test_two_timelines_of_one_number_that_forked_elsewhere_do_not_match() -> None:

@@ -99,6 +99,9 @@ class Unit:
     def control_state(self) -> SimpleNamespace:
         return SimpleNamespace(system_identifier="1")
 
+    def remove_stale_files(self) -> None:
+        """There are none."""
+
     def arm_standby(self) -> None:
         assert not marker_path(self.here / "run", "orders").exists(), "no leave to start before it is armed"
 

@@ -258,6 +258,43 @@ def test_a_handover_shuts_the_gate_first_stops_in_order_and_says_where_the_log_e
     assert host.memory.now.closed == 0 and host.receipt().closes == 0, "nothing is closed before the claim"
 
 
+def test_an_engine_that_can_becomes_a_standby_in_place_and_is_not_killed_by_its_own_fence(
+    host: FakeHost, leader: Authority
+) -> None:
+    host.engine.in_place = True
+    leader.operation(ORDER)
+    mark = len(host.events)
+    host.ward()
+    assert host.since(mark) == ["gate: shut", "gate: cut", "vip dropped", "stop writes"]
+    report = host.handover()
+    assert report is not None and (report.state, report.position) == ("stopped", host.database.at.text())
+    host.turn()
+    assert host.events.count("stop writes") == 1, "done once for each operation"
+    leader.grant(CLAIM)
+    host.turn(2)
+    receipt = host.receipt()
+    assert receipt.closes == 3 and "takes no writes" in receipt.method and not receipt.clean
+    assert host.database.pid == 11 and not host.gate.open() and "kill" not in host.since(mark)
+    leader.grant(TO_DB2)
+    leader.status(MemberStatus("db2", Role.PRIMARY, position="2@0/600 1:0/500", writable=True, epoch=5), "db2")
+    host.database.at = Lsn(1, 0x500)
+    host.turn(3)
+    assert host.database.pid == 11 and host.database.upstream == "10.0.0.2"
+
+
+def test_writes_that_do_not_stop_in_place_are_given_back_at_the_deadline(
+    host: FakeHost, leader: Authority, clock: Clock
+) -> None:
+    host.engine.in_place, host.database.hangs = True, True
+    leader.operation(ORDER)
+    host.turn()
+    assert host.handover() is None and not host.gate.open()
+    clock.advance(10.0)
+    host.turn(3)
+    report = host.handover()
+    assert report is not None and report.state == "given back" and host.gate.open() and host.database.pid == 11
+
+
 def test_its_own_stop_is_no_death(host: FakeHost, leader: Authority) -> None:
     leader.operation(ORDER)
     watch = host.instance.watch()
@@ -359,3 +396,23 @@ def test_observe_makes_no_gate_and_touches_nothing(ensemble: MemoryEnsemble, lea
         assert not any(event.startswith(("gate", "kill", "stop", "renewal", "vip")) for event in host.events)
     finally:
         host.close()
+
+
+# --- what a restart may have lost ---------------------------------------------------------------------------------------
+def test_a_member_whose_restart_may_lose_received_log_testifies_only_after_it_has_caught_up(
+    host: FakeHost, leader: Authority
+) -> None:
+    host.engine.keeps = False
+    leader.grant(CLAIM)
+    leader.grant(TO_DB2)
+    leader.status(MemberStatus("db2", Role.PRIMARY, position="1@0/700", writable=True, epoch=5), "db2")
+    host.database.at = Lsn(1, 0x500)
+    host.turn(4)
+    assert host.database.upstream == "10.0.0.2" and not host.board.facts().may_testify, "it streams, and is still behind"
+    host.database.at = Lsn(1, 0x700)
+    host.turn(2)
+    assert host.board.facts().may_testify
+    host.database.run(12, Role.STANDBY)
+    host.database.at = Lsn(1, 0x500)
+    host.turn(2)
+    assert not host.board.facts().may_testify, "another run of the database, with less than it had"
