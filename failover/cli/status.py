@@ -65,6 +65,10 @@ def report(view: View, look: Look, found: tuple[Problem, ...]) -> dict[str, obje
         "fenced": list(policy.fenced) if policy else [],
         "rejoins": [rejoin(stored.value) for _, stored in sorted(seen.rejoins.items())],
         "sync": [{"w": pair.w, "names": list(pair.names)} for pair in grant.sync] if grant else [],
+        "degraded": [
+            {"epoch": d.epoch, "began_at": d.began_at_wall, "ended_at": d.ended_at_wall or None}
+            for d in (policy.degraded if policy else ())
+        ],
         "problems": [{"code": p.code, "text": p.text, "hint": p.hint} for p in found],
     }  # fmt: skip
 

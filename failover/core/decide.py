@@ -16,8 +16,8 @@ from failover.core.machine import Situation, walk
 from failover.core.model import Grant, Mode, OperationKind, Policy, Role, Stored
 from failover.core.observation import Observation
 from failover.core.opening import open_operation, opening_writes
-from failover.core.plan import Action, Check, Erase, Fence, Guard, Key, Kind, MoveVip, Plan, Swap, SwitchDns, Verdict
-from failover.core.replication import next_edit, next_promotable
+from failover.core.plan import Action, Check, Erase, Fence, Guard, Key, Kind, MoveVip, Plan, Swap, SwitchDns, Verdict, Write
+from failover.core.replication import next_edit, next_promotable, next_record
 from failover.core.requests import judge, unpaused
 from failover.core.rules import Rules
 from failover.core.tables import TABLES
@@ -98,9 +98,15 @@ def _upkeep(seen: Observation, rules: Rules, term: Stored[int], grant: Stored[Gr
     """A healthy cluster's care: the sync set follows the standbys, the promotable list what people set aside; VIP and DNS are
     where they should be."""
     edit = next_edit(seen, rules, grant.value) or next_promotable(seen, rules, grant.value)
-    if edit is not None:
-        changed, says = edit
-        return Plan((Check(Key(Kind.TERM), term.version), Swap(Key(Kind.GRANT), changed, grant.version)), says=says)
+    changed, says = edit or (grant.value, "")
+    record = next_record(seen, rules, changed)
+    writes: list[Write] = [Swap(Key(Kind.GRANT), changed, grant.version)] if edit else []
+    if record is not None and seen.policy is not None:
+        writes.append(Swap(Key(Kind.POLICY), record, seen.policy.version))
+        waits = "waits for a standby again" if record.degraded[-1].ended_at_wall else "waits for nobody from here on"
+        says = "; ".join(text for text in (says, f"replication: sync {waits}") if text)
+    if writes:
+        return Plan((Check(Key(Kind.TERM), term.version), *writes), says=says)
     return Plan(actions=_drift(seen, rules, grant.value))
 
 

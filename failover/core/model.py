@@ -230,10 +230,21 @@ class RejoinOrder:
 
 
 @dataclass(frozen=True)
+class Degraded:
+    """A time in which `replication: sync` waited for nobody: from before the primary was told so (under `epoch`) until a sync
+    set was proved in force again (`ended_at_wall`, "" while it lasts)."""
+
+    epoch: int
+    began_at_wall: str
+    ended_at_wall: str = ""
+
+
+@dataclass(frozen=True)
 class Policy:
     """The run-time switches. Its version is checked in the transaction that opens an operation.
 
-    `fenced`: members that a person fenced; their guardians keep the database down until `failoverctl rejoin`.
+    `fenced`: members that a person fenced; their guardians keep the database down until `failoverctl rejoin`. `degraded`: the
+    latest times in which `replication: sync` waited for nobody, oldest first.
     """
 
     mode: Mode = Mode.OBSERVE
@@ -246,6 +257,7 @@ class Policy:
     operations: int = 0
     fenced: tuple[str, ...] = ()
     rejoin: tuple[RejoinOrder, ...] = ()
+    degraded: tuple[Degraded, ...] = ()
 
     @property
     def paused(self) -> bool:

@@ -230,7 +230,10 @@ def _sync(seen: Observation, rules: Rules, grant: Grant) -> Found:
                 "writes-block", f"writes block: a commit waits for one of ({waiting}), and none streams", "bring a standby back"
             )
     elif not in_force:
-        yield Problem("sync-degraded", "replication is sync and degraded: a commit waits for nobody", "bring a standby back")
+        last = seen.policy.value.degraded[-1:] if seen.policy else ()
+        since = next((f" since {d.began_at_wall}" for d in last if not d.ended_at_wall), "")
+        text = f"replication is sync and degraded{since}: a commit waits for nobody"
+        yield Problem("sync-degraded", text, "bring a standby back; failoverctl status -o json lists every such time")
     if len(grant.sync) > 1:
         text = f"{len(grant.sync)} sync sets at once: the newer one is not proved in force yet"
         yield Problem("sync-pending", text, f"it ends when {', '.join(grant.sync[-1].names) or 'the primary'} has caught up")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from failover.core.model import Grant, MemberStatus, Policy, Replication, SyncSet, Willingness
+from failover.core.model import Degraded, Grant, MemberStatus, Policy, Replication, SyncSet, Willingness
 from failover.core.observation import Observation
 from failover.core.rules import Rules
+
+DEGRADED_KEPT = 20
 
 
 def wanted_names(seen: Observation, rules: Rules, primary: str, current: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -75,6 +77,32 @@ def next_edit(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str
     if rules.replication is Replication.ASYNC:
         return None
     return _add_new(seen, rules, grant)
+
+
+def next_record(seen: Observation, rules: Rules, grant: Grant) -> Policy | None:
+    """The policy with the record of degraded times brought up to date for `grant`, if it is not; or None.
+
+    Written together with the edit that lets commits wait for nobody, so it begins before they do; closed only once a set is
+    proved in force.
+    """
+    if rules.replication is not Replication.SYNC or seen.policy is None or grant.member is None:
+        return None
+    policy = seen.policy.value
+    last = policy.degraded[-1] if policy.degraded else None
+    lasts = last is not None and not last.ended_at_wall
+    promised = bool(grant.sync) and all(pair.names for pair in grant.sync)
+    if last is not None and lasts and promised and _in_force(seen, rules, grant):
+        return replace(policy, degraded=(*policy.degraded[:-1], replace(last, ended_at_wall=seen.wall)))
+    if not promised and not lasts:
+        return replace(policy, degraded=(*policy.degraded, Degraded(grant.epoch, seen.wall))[-DEGRADED_KEPT:])
+    return None
+
+
+def _in_force(seen: Observation, rules: Rules, grant: Grant) -> bool:
+    """The primary has proved the newest set."""
+    status = seen.status(grant.member or "", rules.gone_s)
+    applied = status.applied_sync if status is not None and status.epoch == grant.epoch else None
+    return applied is not None and set(applied.names) == set(grant.sync[-1].names)
 
 
 def _add_new(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str] | None:

@@ -14,6 +14,7 @@ from failover.core.model import (
     MemberStatus,
     OperationKind,
     Policy,
+    Position,
     Replication,
     Request,
     RequestKind,
@@ -86,10 +87,11 @@ def _adopt(seen: Observation, rules: Rules, request: Request) -> Judgement:
         text = f"{primary} is primary and has no guardian: nobody there could prove sync names, and replication is"
         return [f"{text} {rules.replication.value}"], (), None
     position = seen.position_of(primary)
-    if position and position.history_id() != "1" and not request.confirm:
+    before = _has_a_past(found[primary], position)
+    if before and not request.confirm:
         reasons.append(
-            f"{primary} is on history {position.history_id()}, so something has failed over before, and there is no record of "
-            "it here: wrong ZooKeeper address? If this is a first adoption, ask again with --confirm"
+            f"{primary} {before}, and there is no record of it here: wrong ZooKeeper address? If this is a first adoption, ask "
+            "again with --confirm"
         )
         return reasons, (), None
     sync = found[primary].applied_sync
@@ -99,6 +101,16 @@ def _adopt(seen: Observation, rules: Rules, request: Request) -> Judgement:
         system_identifier=identifiers.pop() if identifiers else "",
     )  # fmt: skip
     return [], (Create(Key(Kind.GRANT), grant),), None
+
+
+def _has_a_past(primary: MemberStatus, position: Position | None) -> str | None:
+    """The sign that this cluster was failed over, or was the product's, before; where positions have no history, our own rows."""
+    history = position.history_id() if position else ""
+    if history not in ("", "1"):
+        return f"is on history {history}, so something has failed over before"
+    if position is not None and not history and primary.heartbeat is not None:
+        return f"has heartbeats of epoch {primary.heartbeat[0]}, so it was adopted before"
+    return None
 
 
 def _switchover(seen: Observation, rules: Rules, request: Request) -> Judgement:

@@ -11,7 +11,7 @@ from tests.unit.cli.conftest import World
 
 KEYS = {
     "cluster", "engine", "replication", "mode", "epoch", "primary", "operation", "paused", "cooldown_left_s", "members",
-    "controllers", "fenced", "rejoins", "sync", "problems",
+    "controllers", "fenced", "rejoins", "sync", "degraded", "problems",
 }  # fmt: skip
 MEMBER_KEYS = {
     "name", "role", "gate", "vip", "writable", "streaming", "lag_bytes", "lag_transactions", "position", "epoch", "problems", "rejoin", "says",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from failover.core.candidate import count_shortfall
 from failover.core.decide import decide
-from failover.core.model import Grant, OperationKind, Replication, SyncSet, Willingness
+from failover.core.model import Grant, OperationKind, Policy, Replication, SyncSet, Willingness
 from failover.core.plan import Kind, Swap
 from failover.core.replication import first_set, next_edit, next_promotable, wanted_names
 from tests.support.builders import Cluster, a_cluster, lsn, some_rules, willing, written
@@ -101,6 +101,34 @@ def test_strict_never_empties_its_set_but_sync_does_and_says_so() -> None:
     applied = alone.synced_by(BOTH, SyncSet(1, (), "1")).primary("db1", 3, applied_sync=SyncSet(1, ()), applied_at="1@0/500")
     dropped = edit(applied, replication=Replication.SYNC)
     assert dropped and dropped[0].sync == () and "degraded" in dropped[1]
+
+
+def test_every_time_that_sync_waited_for_nobody_is_recorded_from_before_it_does_until_a_set_is_in_force_again() -> None:
+    rules = some_rules(replication=Replication.SYNC)
+    began = decide(a_cluster().silent("db2").silent("db3").build(), rules)
+    (grant,), (policy,) = written(began, Kind.GRANT), written(began, Kind.POLICY)
+    assert isinstance(grant, Swap) and isinstance(grant.value, Grant) and grant.value.sync[-1].names == ()
+    assert isinstance(policy, Swap) and isinstance(policy.value, Policy), "in the transaction that lets commits wait for nobody"
+    (since,) = policy.value.degraded
+    assert (since.epoch, since.began_at_wall, since.ended_at_wall) == (3, "2026-01-01T00:00:00.000Z", "")
+    none = {"applied_sync": SyncSet(1, ()), "applied_at": "1@0/500"}
+    lasting = a_cluster().synced_by(BOTH).primary("db1", 3, **none).with_policy(degraded=(since,))
+    assert not written(decide(lasting.build(), rules), Kind.POLICY), "a set that is only recorded does not end it"
+    over = decide(a_cluster().with_policy(degraded=(since,)).build(), rules)
+    (policy,) = written(over, Kind.POLICY)
+    assert isinstance(policy, Swap) and isinstance(policy.value, Policy)
+    assert policy.value.degraded[0].ended_at_wall and "again" in (over.says or "")
+
+
+def test_strict_and_async_are_never_degraded() -> None:
+    for replication in (Replication.STRICT, Replication.ASYNC):
+        for cluster in (a_cluster(), a_cluster().synced_by(), a_cluster().silent("db2").silent("db3")):
+            assert not written(decide(cluster.build(), some_rules(replication=replication)), Kind.POLICY)
+
+
+def test_a_standby_that_is_only_kept_out_by_the_primary_is_wanted() -> None:
+    seen = a_cluster().status("db3", streaming=False, kept_out=True).build()
+    assert wanted_names(seen, some_rules(), "db1") == ("db2", "db3")
 
 
 def test_async_promises_nothing_and_removes_what_was_promised() -> None:
