@@ -131,6 +131,11 @@ def rewind_faults(cluster: ClusterSettings, member: str, budget_s: float) -> tup
     return engine(cluster.engine).rewind_faults(cluster, cluster.member(member), budget_s)
 
 
+def server_faults(cluster: ClusterSettings, member: str, budget_s: float) -> tuple[str, ...]:
+    """What makes this member's server unfit: another product, settings that lose log, missing privileges, a number used twice."""
+    return engine(cluster.engine).faults(cluster, cluster.member(member), budget_s)
+
+
 def look_at_dns(dns: DnsSettings, address: str, epoch: int, budget_s: float) -> Seen:
     """What the authoritative servers answer, beside what they should. Raises what actuators/base.py says."""
     from failover.actuators.dns import Rfc2136Dns

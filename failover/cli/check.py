@@ -78,6 +78,7 @@ def examine(scope: Scope, settings: Settings, cluster: ClusterSettings) -> list[
         ("ssh", cluster.name, lambda: agents(settings, cluster)),
         ("pledges", cluster.name, lambda: key_of_pledges(cluster)),
         *(("database", member.name, lambda m=member.name: (database(cluster, m),)) for member in cluster.members),
+        *(("server", member.name, lambda m=member.name: (server_settings(cluster, m),)) for member in cluster.members),
         *(("rewind", member.name, lambda m=member.name: (rewind(cluster, m),)) for member in cluster.members),
         ("dns", cluster.name, lambda: (name_service(cluster, look),) if cluster.dns else ()),
         *(("webhook", "", lambda u=hook.url: (webhook(u),)) for hook in cluster.notify),
@@ -283,6 +284,20 @@ def database(cluster: ClusterSettings, member: str) -> Item:
     return Item(
         "database", member, PASS if found.alive else FAIL if found.alive is False else WARN, facts, "" if found.alive else hint
     )
+
+
+def server_settings(cluster: ClusterSettings, member: str) -> Item:
+    """Is that server what the configuration says, set up so that its log can be counted on?"""
+    from failover.bootstrap import server_faults
+    from failover.errors import FailoverError
+
+    try:
+        faults = server_faults(cluster, member, LOOK_S)
+    except FailoverError as error:
+        return Item("server", member, WARN, f"cannot be told: {error}", "see its database above")
+    if faults:
+        return Item("server", member, FAIL, "; ".join(faults), "docs/install.md")
+    return Item("server", member, PASS, f"fit for engine {cluster.engine}")
 
 
 def name_service(cluster: ClusterSettings, look: Look | None) -> Item:
