@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from failover.engines.lsn import Lsn, Switches, parse_offset, parse_timeline
+from failover.engines.lsn import Lsn, Switches, format_offset, parse_offset, parse_timeline
 from failover.errors import Corrupt, Refused, Unknown, Unreachable
 from failover.settings import Account
 
@@ -82,7 +82,7 @@ def end_of_log(bin_dir: Path, data_dir: Path, control: Control) -> Lsn | None:
     """
     if control.state == _CLEAN_PRIMARY:
         start = control.checkpoint
-        shown = _waldump(bin_dir, data_dir, start, "-n", "1")
+        shown = _waldump(bin_dir, data_dir, start, control.segment_bytes, "-n", "1")
         length = _RECORD_LENGTH.search(shown.stdout)
         if length is None or "CHECKPOINT_SHUTDOWN" not in shown.stdout:
             raise Corrupt(f"no shutdown checkpoint at {start.text()}: {_first_line(shown.stderr)}")
@@ -90,7 +90,7 @@ def end_of_log(bin_dir: Path, data_dir: Path, control: Control) -> Lsn | None:
         return Lsn(start.timeline, end, read_switches(data_dir, start.timeline))
     if control.state == _CLEAN_STANDBY:
         start = control.minimum_recovery or control.checkpoint
-        ends = _LOG_END.findall(_waldump(bin_dir, data_dir, start, "-z").stderr)
+        ends = _LOG_END.findall(_waldump(bin_dir, data_dir, start, control.segment_bytes, "-z").stderr)
         end = max([start.offset, *map(parse_offset, ends[-1:])])
         return Lsn(start.timeline, end, read_switches(data_dir, start.timeline))
     return None
@@ -241,11 +241,31 @@ def _quoted(value: str) -> str:
     return value.replace("\\", "\\\\").replace("'", "''")
 
 
-def _waldump(bin_dir: Path, data_dir: Path, start: Lsn, *options: str) -> subprocess.CompletedProcess[str]:
-    where = start.text().partition("@")[2]
+def _waldump(
+    bin_dir: Path, data_dir: Path, start: Lsn, segment_bytes: int, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """From `start` as far as there are files."""
+    wal, first = data_dir / "pg_wal", start.offset // segment_bytes
+    begins = segment_name(start.timeline, first, segment_bytes)
+    ends = max((p.name for p in wal.glob(f"{start.timeline:08X}*") if len(p.name) == len(begins)), default=begins)
     return _run(
-        bin_dir / "pg_waldump", "-p", str(data_dir / "pg_wal"), "-t", str(start.timeline), "-s", where, *options
+        bin_dir / "pg_waldump", "-p", str(wal), "-s", format_offset(start.offset), *options, *named_files(begins, ends)
     )
+
+
+def named_files(begins: str, ends: str) -> tuple[str, ...]:
+    """For pg_waldump: the files that the log begins and ends in.
+
+    Told only a directory it asks whichever file it finds first how large a segment is, and one that is only preallocated, all
+    zeros, says 0. Told only the first it stops at that one's end.
+    """
+    return (begins, ends) if ends > begins else (begins,)
+
+
+def segment_name(timeline: int, number: int, segment_bytes: int) -> str:
+    """The file in pg_wal that holds this segment of the log."""
+    per_id = 0x1_0000_0000 // segment_bytes
+    return f"{timeline:08X}{number // per_id:08X}{number % per_id:08X}"
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:

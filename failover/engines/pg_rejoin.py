@@ -103,9 +103,12 @@ class PostgresRejoiner:
 
         unread = ""
         for timeline, start, end in pieces:
+            wal, names = self._instance.data_dir / "pg_wal", pg_tail.segments(((timeline, start, end),), self._segment_bytes())
+            last = next((name for name in reversed(names) if (wal / name).exists()), names[0])
+            until = ("-e", format_offset(end)) if last == names[-1] else ()
             argv: list[str | Path] = [
-                self._instance.bin_dir / "pg_waldump", "-p", self._instance.data_dir / "pg_wal", "-t", str(timeline),
-                "-s", format_offset(start), "-e", format_offset(end),
+                self._instance.bin_dir / "pg_waldump", "-p", wal, "-s", format_offset(start), *until,
+                *pg_files.named_files(names[0], last),
             ]  # fmt: skip
             try:
                 run_tool(argv, self._instance.os_user, work, heard)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from failover.engines.base import Discarded
+from failover.engines.pg_files import segment_name
 
 KEPT_LINES = 100
 _LINE_CHARS = 200
@@ -32,9 +33,8 @@ Naming = Callable[[str], str | None]
 
 def segments(pieces: Pieces, segment_bytes: int) -> tuple[str, ...]:
     """Names of the files in pg_wal that hold these pieces of log."""
-    per_id = 0x1_0000_0000 // segment_bytes
     names = (
-        f"{timeline:08X}{number // per_id:08X}{number % per_id:08X}"
+        segment_name(timeline, number, segment_bytes)
         for timeline, start, end in pieces
         for number in range(start // segment_bytes, (end - 1) // segment_bytes + 1)
     )

@@ -225,7 +225,10 @@ class PostgresLocalEngine:
 
     def control_state(self) -> ControlState:
         control = pg_files.read_control(self._instance.bin_dir, self._instance.data_dir)
-        position = pg_files.end_of_log(self._instance.bin_dir, self._instance.data_dir, control)
+        try:
+            position = pg_files.end_of_log(self._instance.bin_dir, self._instance.data_dir, control)
+        except Corrupt as error:  # a database is there all the same, and may be started
+            return ControlState(control.system_identifier, control.clean, None, f"{control.state}; {error}")
         return ControlState(control.system_identifier, control.clean, position, control.state)
 
     def holds(self, position: object) -> bool:
