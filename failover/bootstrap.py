@@ -327,7 +327,7 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     instance = DatabaseInstance(local, cluster.instance, None, run_dir, settings.state_dir, cluster=cluster.name)
     fencer = Fencer(me, gate, keeper, instance, local, memory, vip)
     rejoin = Rejoining(
-        board, kind.rejoiner(cluster, me, run_dir), instance, memory, places_of(settings, cluster), cluster.instance.port
+        board, kind.rejoiner(settings.ssh, cluster, me, run_dir), instance, memory, places_of(settings, cluster), cluster.instance.port
     )
     board.bind(lambda: keeper.state, lambda: memory.now, lambda: rejoin.state)
     ways = pledges.problems if pledges else tuple

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from failover.core.model import Member, Position
 from failover.engines.base import LocalEngine, Prober, Rejoiner
 from failover.errors import ConfigurationError
-from failover.settings import ClusterSettings
+from failover.settings import ClusterSettings, SshSettings
 
 if TYPE_CHECKING:
+    from failover.engines.my_local import MyLocalEngine
     from failover.engines.postgresql import PostgresLocalEngine
 
 
@@ -27,7 +28,7 @@ class Engine:
     local: Callable[[ClusterSettings, str, Path], LocalEngine]  # cluster, own member name, run directory
     prober: Callable[[ClusterSettings, Member], Prober]
     parse_position: Callable[[str], Position]
-    rejoiner: Callable[[ClusterSettings, str, Path], Rejoiner]
+    rejoiner: Callable[[SshSettings, ClusterSettings, str, Path], Rejoiner]  # how to reach the other members' host agents
     rewind_faults: Callable[[ClusterSettings, Member, float], tuple[str, ...]]  # budget in s; what stands in a rewind's way
     faults: Callable[[ClusterSettings, Member, float], tuple[str, ...]]  # budget in s; what makes a member's server unfit
 
@@ -39,7 +40,7 @@ def _postgres_local(cluster: ClusterSettings, member: str, run_dir: Path) -> Pos
     return PostgresLocalEngine(cluster.instance, users.operator, users.replication, users.monitor.name, member, run_dir)
 
 
-def _postgres_rejoiner(cluster: ClusterSettings, member: str, run_dir: Path) -> Rejoiner:
+def _postgres_rejoiner(ssh: SshSettings, cluster: ClusterSettings, member: str, run_dir: Path) -> Rejoiner:
     from failover.engines.pg_rejoin import PostgresRejoiner
 
     users, local = cluster.users, _postgres_local(cluster, member, run_dir)
@@ -69,11 +70,69 @@ def _postgres_position(text: str) -> Position:
     return Lsn.parse(text)
 
 
+def _my_local(cluster: ClusterSettings, member: str, run_dir: Path) -> MyLocalEngine:
+    from failover.engines.my_local import MyLocalEngine
+
+    return MyLocalEngine(cluster, member)
+
+
+def _my_prober(cluster: ClusterSettings, member: Member) -> Prober:
+    from failover.engines.my_probe import MyProber
+
+    monitor, instance = cluster.users.monitor, cluster.instance
+    return MyProber(cluster.engine, member.address, instance.port, monitor.name, monitor.password, instance.database)
+
+
+def _my_faults(cluster: ClusterSettings, member: Member, budget_s: float) -> tuple[str, ...]:
+    from failover.engines.my_faults import faults
+
+    return faults(cluster, member, budget_s)
+
+
+def _mysql_rejoiner(ssh: SshSettings, cluster: ClusterSettings, member: str, run_dir: Path) -> Rejoiner:
+    from failover.engines.my_layout import MYSQL, Layout
+    from failover.engines.my_rejoin import MyRejoiner
+    from failover.engines.mysql_clone import ClonePlugin
+
+    instance, users = cluster.instance, cluster.users
+    copier = ClonePlugin(instance, users.operator, users.replication)
+    return MyRejoiner(instance, Layout(instance, MYSQL), copier, member, _my_local(cluster, member, run_dir).ask)
+
+
+def _mariadb_rejoiner(ssh: SshSettings, cluster: ClusterSettings, member: str, run_dir: Path) -> Rejoiner:
+    from failover.engines.mariadb_backup import MariaBackup
+    from failover.engines.my_layout import MARIADB, Layout
+    from failover.engines.my_rejoin import MyRejoiner
+
+    instance = cluster.instance
+    layout = Layout(instance, MARIADB)
+    copier = MariaBackup(instance, layout, cluster.users.operator, ssh, cluster.name)
+    return MyRejoiner(instance, layout, copier, member, _my_local(cluster, member, run_dir).ask)
+
+
+def _mysql_position(text: str) -> Position:
+    from failover.engines.gtid import GtidPosition
+
+    return GtidPosition.parse(text)
+
+
+def _mariadb_position(text: str) -> Position:
+    from failover.engines.maria_gtid import MariaPosition
+
+    return MariaPosition.parse(text)
+
+
+def _none(cluster: ClusterSettings, member: Member, budget_s: float) -> tuple[str, ...]:
+    return ()
+
+
 ENGINES: Mapping[str, Engine] = {
     "postgresql": Engine(
         "postgresql", _postgres_local, _postgres_prober, _postgres_position, _postgres_rejoiner, _postgres_rewind_faults,
-        lambda cluster, member, budget_s: (),
+        _none,
     ),
+    "mysql": Engine("mysql", _my_local, _my_prober, _mysql_position, _mysql_rejoiner, _none, _my_faults),
+    "mariadb": Engine("mariadb", _my_local, _my_prober, _mariadb_position, _mariadb_rejoiner, _none, _my_faults),
 }
 
 

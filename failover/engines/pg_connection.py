@@ -19,6 +19,7 @@ from psycopg2 import extensions
 from psycopg2.sql import Composable
 
 from failover.clock import boottime_s
+from failover.engines.connecting import Closed, Full, LoginHangs, OwnFault, Starting
 from failover.errors import Refused, Unknown, Unreachable, WrongCredentials
 
 log = logging.getLogger("failover.engines")
@@ -49,26 +50,6 @@ _CONNECTING = "connecting"
 _ASKING_FOR_TLS = 7  # libpq's CONNECTION_SSL_STARTUP; psycopg2 has no names for these
 _LOGGING_IN = (4, 5, 6)  # CONNECTION_AWAITING_RESPONSE, CONNECTION_AUTH_OK, CONNECTION_SETENV
 _LOST_CODES = ("57014", "57P01", "57P02", "57P03")
-
-
-class Starting(Unreachable):
-    """The server is alive and not yet (or no longer) taking connections: SQLSTATE 57P03."""
-
-
-class Full(Unreachable):
-    """The server is alive and has no connection left for us: SQLSTATE 53300."""
-
-
-class Closed(Unreachable):
-    """Nothing listens there, and the host's kernel says so: the host and the way to it are well."""
-
-
-class LoginHangs(Unknown):
-    """A process of the server answered the first message and did not let us in in time: starved, or behind a lock."""
-
-
-class OwnFault(Unreachable):
-    """This host could not even try (no descriptor, no memory): says nothing about the server."""
 
 
 class Session:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from failover.clock import boottime_s
 from failover.core.model import Role
 from failover.engines import pg_statements
 from failover.engines.base import ProbeResult
+from failover.engines.judging import judged
 from failover.engines.lsn import Lsn, parse_offset
-from failover.engines.pg_connection import Closed, Full, LoginHangs, OwnFault, Row, Session, Starting
-from failover.errors import ConfigurationError, Refused, Unknown, Unreachable, WrongCredentials
+from failover.engines.pg_connection import Row, Session
+from failover.errors import Refused, Unknown
 
 APPLICATION = "failover probe"
 _KEEPALIVE: Mapping[str, int] = {"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
@@ -46,13 +46,13 @@ class PostgresProber:
         self._kept: Session | None = None
 
     def fresh(self, budget_s: float) -> ProbeResult:
-        return _timed(lambda deadline_s: self._look_once(deadline_s), budget_s)
+        return judged(self._look_once, budget_s)
 
     def kept(self, budget_s: float) -> ProbeResult:
         """A connection that somebody ended is no death: it is opened again within the same budget, and that answer
         counts.
         """
-        return _timed(self._look_again, budget_s)
+        return judged(self._look_again, budget_s)
 
     def close(self) -> None:
         if self._kept is not None:
@@ -86,32 +86,6 @@ class PostgresProber:
         # A server that says "your lock is not free" in half the time is alive; one that we stop waiting for looks dead.
         options = f"-c search_path=pg_catalog -c statement_timeout={timeout_ms} -c lock_timeout={max(1, timeout_ms // 2)}"
         return Session({**self._parameters, "password": self._password(), "options": options}, deadline_s)
-
-
-def _timed(look: Callable[[float], ProbeResult], budget_s: float) -> ProbeResult:
-    started_s = boottime_s()
-    result = _judged(look, started_s + budget_s)
-    return replace(result, took_s=boottime_s() - started_s)
-
-
-def _judged(look: Callable[[float], ProbeResult], deadline_s: float) -> ProbeResult:
-    """What an error says about life: only silence and a closed door speak against it."""
-    try:
-        return look(deadline_s)
-    except Starting as error:
-        return ProbeResult(True, Role.RECOVERING, str(error), 0.0)
-    except (Full, Refused) as error:
-        return ProbeResult(True, Role.UNKNOWN, str(error), 0.0)
-    except WrongCredentials as error:
-        return ProbeResult(None, Role.UNKNOWN, f"credentials refused: {error}", 0.0, answered_by="server")
-    except (OwnFault, ConfigurationError) as error:
-        return ProbeResult(None, Role.UNKNOWN, f"cannot probe: {error}", 0.0)
-    except LoginHangs as error:
-        return ProbeResult(False, Role.UNKNOWN, str(error), 0.0, answered_by="server")
-    except Closed as error:
-        return ProbeResult(False, Role.UNKNOWN, str(error), 0.0, answered_by="host")
-    except (Unknown, Unreachable) as error:
-        return ProbeResult(False, Role.UNKNOWN, str(error), 0.0)
 
 
 def _look(session: Session) -> ProbeResult:

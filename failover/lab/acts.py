@@ -16,7 +16,7 @@ from failover.clock import boottime_s
 from failover.lab import verdict
 from failover.lab.commands import LabError
 from failover.lab.control import control_run
-from failover.lab.faults import ACTS, Act
+from failover.lab.faults import ACTS, Act, acts_of
 from failover.lab.host import Host
 from failover.lab.observed import RejoinSeen, status
 from failover.lab.stage import (
@@ -33,7 +33,7 @@ from failover.lab.stage import (
 from failover.lab.traffic import DATABASE
 from failover.lab.verdict import Row, Window
 
-__all__ = ["ACTS", "Act", "Stage", "adopt", "control_run", "ids_on", "resolved", "run", "settle", "use_lab_resolver"]
+__all__ = ["ACTS", "Act", "Stage", "acts_of", "adopt", "control_run", "ids_on", "resolved", "run", "settle", "use_lab_resolver"]
 
 RESUME_S = 30.0  # writes are back within this, or the act has failed
 FLOW_S = 1.0  # the new primary takes writes for so long before the old one is given back
@@ -78,7 +78,7 @@ def run(stage: Stage, act: Act) -> Row:
 
 def _taken_over(stage: Stage, old: str, fault: float) -> bool:
     """True once another member accepts writes and the application's writes arrive. The old primary's own answers prove
-    nothing: sessions of a frozen postmaster, or of a host that is cut off, work on for a while.
+    nothing: sessions of a frozen main process, or of a host that is cut off, work on for a while.
     """
     for probe in reversed(stage.traffic.probes()):
         if probe.done < fault:
@@ -227,4 +227,4 @@ def _has_all(host: Host, held: set[int]) -> bool:
 
 def ids_on(host: Host) -> list[int]:
     """What the writer's table holds on this member."""
-    return [int(line) for line in host.psql(f"SELECT id FROM {TABLE}", dbname=DATABASE).split()]
+    return [int(line) for line in host.sql(f"SELECT id FROM {TABLE}", dbname=DATABASE).split()]

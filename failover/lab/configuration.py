@@ -13,7 +13,7 @@ from pathlib import Path
 from failover.config_rules import PROMOTE_S, ROUTE_S
 from failover.lab.commands import private_file as private_file
 from failover.lab.commands import run
-from failover.lab.services import PGDATA, postgres_bin
+from failover.lab.databases import Dialect
 from failover.profiles import PROFILES
 
 NETWORK = "10.77.0.0/24"
@@ -26,7 +26,6 @@ ZONE = "example.test"
 TSIG_NAME = "failover-orders"
 CONFIG = "/etc/failover/failover.yml"
 FENCING = "{order: [guardian, ssh]}"
-ACCOUNTS = ("failover_monitor", "failover_operator", "failover_replication", "failover_rewind", "app")
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,11 @@ class Secrets:
         return f"/etc/failover/secrets/{name}"
 
 
-def make_secrets(secrets: Secrets) -> None:
-    """Random passwords for every account, the keys of TSIG and of the pledges, and the controllers' SSH key pair."""
+def make_secrets(secrets: Secrets, accounts: Sequence[str]) -> None:
+    """Random passwords for the database's accounts, the keys of TSIG and of the pledges, and the controllers' SSH key pair."""
     folder = secrets.folder
     folder.mkdir(mode=0o700, parents=True)
-    for name in (*ACCOUNTS, "zookeeper", "webhook"):
+    for name in (*accounts, "zookeeper", "webhook"):
         private_file(folder / name, random_source.token_urlsafe(24) + "\n")
     private_file(folder / "pledge", base64.b64encode(random_source.token_bytes(32)).decode() + "\n")
     private_file(folder / "tsig", base64.b64encode(random_source.token_bytes(32)).decode() + "\n")
@@ -84,8 +83,8 @@ def shortest_cooldown_s(profile: str) -> float:
 
 
 def failover_yml(
-    members: Sequence[tuple[str, str]], replication: str, profile: str, mode: str, cooldown_s: float | None = None,
-    agentless: Sequence[str] = (), fencing: str = FENCING,
+    dialect: Dialect, members: Sequence[tuple[str, str]], replication: str, profile: str, mode: str,
+    cooldown_s: float | None = None, agentless: Sequence[str] = (), fencing: str = FENCING,
 ) -> str:  # fmt: skip
     """The product's configuration for this lab, as a person would write it."""
     timings = "" if cooldown_s is None else f"timings: {{cooldown: {cooldown_s:g}s}}\n"
@@ -95,6 +94,9 @@ def failover_yml(
     listed = "\n".join(f"      {name}: {{address: {address}, priority: {100 - 10 * n}{alone.get(name, '')}}}"
                        for n, (name, address) in enumerate(members))  # fmt: skip
     secret = Secrets.inside
+    instance = "\n".join(f"      {key}: {value}" for key, value in dialect.instance().items())
+    users = "\n".join(f"      {user.removeprefix('failover_')}: {{name: {user}, password_file: {secret(user)}}}"
+                      for user in dialect.accounts if user.startswith("failover_"))  # fmt: skip
     return f"""\
 zookeeper:
   hosts: [{hosts}]
@@ -110,22 +112,16 @@ ssh:
   known_hosts_file: /etc/failover/known_hosts
 clusters:
   {CLUSTER}:
-    engine: postgresql
+    engine: {dialect.engine}
     mode: {mode}
     replication: {replication}
     instance:
-      port: 5432
-      data_dir: {PGDATA}
-      bin_dir: {postgres_bin()}
+      port: {dialect.port}
       service: direct
-      socket_dir: /run/postgresql
-      os_user: postgres
-    guarded_ports: [5432]
+{instance}
+    guarded_ports: [{dialect.port}]
     users:
-      monitor: {{name: failover_monitor, password_file: {secret("failover_monitor")}}}
-      operator: {{name: failover_operator, password_file: {secret("failover_operator")}}}
-      replication: {{name: failover_replication, password_file: {secret("failover_replication")}}}
-      rewind: {{name: failover_rewind, password_file: {secret("failover_rewind")}}}
+{users}
     members:
 {listed}
     vip: {{address: {VIP}/24, interface: eth0}}

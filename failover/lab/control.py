@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import PurePath
 
 from failover.clock import boottime_s
 from failover.lab import verdict
@@ -11,7 +10,7 @@ from failover.lab.commands import LabError
 from failover.lab.configuration import CLUSTER
 from failover.lab.host import Host
 from failover.lab.lab import Lab
-from failover.lab.services import PGDATA, entry_point
+from failover.lab.services import entry_point
 from failover.lab.traffic import Traffic
 from failover.lab.verdict import Window
 
@@ -32,8 +31,8 @@ def control_run(lab: Lab, traffic: Traffic, for_s: float = 1.0) -> float:
             lab.stop(name, "controller")
     for name in (old, new):
         _let_go(lab.host(name))
-    _make_primary(lab, new)
-    _make_primary(lab, old)
+    lab.databases.make_primary(new)
+    lab.databases.make_primary(old)
     lab.wait(lambda: len(_successful(traffic, start)) > 1, 15.0, "two hosts that take writes")
     threading.Event().wait(for_s)
     return verdict.dual_writer_ms(traffic.probes(), Window(start, start, boottime_s()))
@@ -47,15 +46,3 @@ def _let_go(host: Host) -> None:
     if host.pid_of("guardian"):
         host.run([entry_point("failover-guardian"), "release", "--cluster", CLUSTER])
         host.stop("guardian")
-
-
-def _make_primary(lab: Lab, name: str) -> None:
-    """By hand, as a careless administrator would: promote a running standby, or start a stopped database as a
-    primary.
-    """
-    host = lab.host(name)
-    if host.pid_of("postmaster") is None:
-        host.run(["rm", "-f", str(PurePath(PGDATA, "standby.signal"))])
-        host.start("postmaster")
-    host.psql("SELECT pg_promote(false) WHERE pg_is_in_recovery()")
-    lab.wait(lambda: host.psql("SELECT pg_is_in_recovery()") == "f", 10.0, f"{name} promoted by hand")

@@ -1,6 +1,6 @@
 """`./demo`: a whole cluster on this machine, broken on purpose, under measured traffic; the exit code is the verdict.
 
-Nothing is simulated but the wires: ZooKeeper, PostgreSQL, sshd, BIND and this product's daemons run on hosts made of
+Nothing is simulated but the wires: ZooKeeper, the databases, sshd, BIND and this product's daemons run on hosts made of
 network namespaces. Everything is removed at the end, also after Ctrl-C.
 """
 
@@ -24,6 +24,7 @@ from failover.lab import acts
 from failover.lab.acts import ACTS, Stage
 from failover.lab.commands import LabError
 from failover.lab.configuration import shortest_cooldown_s
+from failover.lab.databases import ENGINES, dialect
 from failover.lab.lab import Lab, LabOptions
 from failover.lab.screen import LiveScreen, Screen, verdict_table
 from failover.lab.services import missing_programs
@@ -42,13 +43,13 @@ def options_from(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="demo", description="Boot a real cluster on this machine, break it, measure the outage, print the verdict."
     )
-    parser.add_argument("--engine", default="postgresql", help="postgresql (the only one the demo can boot today)")
+    parser.add_argument("--engine", default=ENGINES[0], choices=ENGINES, help="which database the hosts run")
     parser.add_argument("--profile", default="lan", choices=("lan", "fast", "default"), help="lease and probe timings")
     parser.add_argument("--replication", default="strict", choices=("strict", "async"))
     few = f"{SHORT_REPEAT} runs of each act instead of {LONG_REPEAT}"
     parser.add_argument("--short", action="store_true", help=few)
     parser.add_argument("--repeat", type=int, metavar="N", help="N runs of each act")
-    parser.add_argument("--acts", type=_acts, default=ORDER, metavar="A,B", help=f"only these, of: {', '.join(ORDER)}")
+    parser.add_argument("--acts", metavar="A,B", help=f"only these, of: {', '.join(ORDER)}")
     beside = "primary: before each act the primary is moved beside ZooKeeper's leader"
     parser.add_argument("--zookeeper-leader", default="any", choices=("any", "primary"), help=beside)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the list of rows, one per run of an act")
@@ -59,28 +60,19 @@ def options_from(argv: Sequence[str] | None = None) -> argparse.Namespace:
         options.repeat = SHORT_REPEAT if options.short else LONG_REPEAT
     if options.repeat < 1:
         parser.error("--repeat: at least 1")
+    there_are = acts.acts_of(options.engine)
+    wanted = set(there_are if options.acts is None else options.acts.split(","))
+    if unknown := sorted(wanted - set(there_are)):
+        parser.error(f"--acts: no act {', '.join(map(repr, unknown))}; with {options.engine} there are: {', '.join(there_are)}")
+    options.acts = tuple(name for name in there_are if name in wanted)  # in the demo's own order
     return options
-
-
-def _acts(text: str) -> tuple[str, ...]:
-    """The named acts, in the demo's own order."""
-    wanted = set(text.split(","))
-    unknown = sorted(wanted - set(ORDER))
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no act {', '.join(map(repr, unknown))}; there are: {', '.join(ORDER)}")
-    return tuple(name for name in ORDER if name in wanted)
 
 
 def refusals(options: argparse.Namespace) -> list[str]:
     """Why the demo will not start here, all reasons at once."""
-    reasons = []
-    if options.engine != "postgresql":
-        reasons.append(f"--engine {options.engine}: not built yet; the demo boots postgresql")
     if os.geteuid() != 0:
-        reasons.append("needs root, for network namespaces and nftables: sudo ./demo")
-    elif not reasons:
-        reasons += missing_programs()
-    return reasons
+        return ["needs root, for network namespaces and nftables: sudo ./demo"]
+    return missing_programs() + dialect(options.engine).faults()
 
 
 def preflight(screen: Screen) -> None:
@@ -141,7 +133,7 @@ def conclude(console: Console, rows: Sequence[Row], wanted: Sequence[str]) -> in
 def perform(options: argparse.Namespace, screen: Screen) -> None:
     """Boot, run every act `repeat` times, remove everything. Finished rows are on the screen."""
     preflight(screen)
-    screen.says("booting hosts: real ZooKeeper, PostgreSQL, sshd, BIND, controllers, guardians; virtual cables")
+    screen.says(f"booting hosts: real ZooKeeper, {options.engine}, sshd, BIND, controllers, guardians; virtual cables")
     wanted = LabOptions(
         engine=options.engine, replication=options.replication, profile=options.profile,
         cooldown_s=shortest_cooldown_s(options.profile),
@@ -183,7 +175,7 @@ def save_logs(lab: Lab) -> Path:
     for logs in sorted(lab.directory.glob("*/log")):
         shutil.copytree(logs, folder / logs.parent.name, dirs_exist_ok=True)
     if (lab.directory / "traffic").exists():
-        shutil.copytree(lab.directory / "traffic", folder / "traffic", ignore=shutil.ignore_patterns("dsn"))
+        shutil.copytree(lab.directory / "traffic", folder / "traffic", ignore=shutil.ignore_patterns("*.login"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from failover.clock import boottime_s
 from failover.lab.commands import LabError
+from failover.lab.databases import dialect
 from failover.lab.stage import Stage
 
 BUSY_S = 1.5
@@ -29,7 +30,8 @@ class Done:
 @dataclass(frozen=True)
 class Act:
     """What is done. `perform(stage, primary)` does it, `mend(stage, primary)` undoes it once another member has taken over;
-    `automatic`: the controllers act by themselves, so only once the cool-down is over.
+    `automatic`: the controllers act by themselves, so only once the cool-down is over. `needs_children`: only where the
+    database's main process has children that live on without it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Act:
     automatic: bool
     perform: Callable[[Stage, str], Done]
     mend: Callable[[Stage, str], None] | None = None
+    needs_children: bool = False
 
 
 # --- somebody testifies --------------------------------------------------------------------------------------------
@@ -50,12 +53,14 @@ def _switchover(stage: Stage, primary: str) -> Done:
 
 
 def _process_kill(stage: Stage, primary: str) -> Done:
-    """Only the postmaster is killed. A child of it is in the middle of a statement and would commit without a fence."""
+    """Only the main process is killed. Where it has children, one is in the middle of a statement and would commit without a
+    fence.
+    """
     busy = stage.traffic.busy(primary, BUSY_S)
-    stage.says(f"kill -9 of PostgreSQL's main process on {primary}, while a statement runs there")
+    stage.says(f"kill -9 of the database's main process on {primary}, while a statement runs there")
     fault = boottime_s()
-    if not stage.lab.host(primary).kill("postmaster", signal.SIGKILL):
-        raise LabError(f"there was no postmaster to kill on {primary}")
+    if not stage.lab.host(primary).kill("database", signal.SIGKILL):
+        raise LabError(f"there was no database to kill on {primary}")
     busy_ends = fault + BUSY_S + 2.0
     stage.lab.wait(lambda: busy.poll() is not None or boottime_s() > busy_ends, 10.0, "the long statement's end")
     stage.traffic.stop_client(busy)
@@ -112,9 +117,9 @@ def _frozen(stage: Stage, primary: str) -> Done:
 
 def _frozen_postmaster(stage: Stage, primary: str) -> Done:
     """Sessions that were connected go on working: only whoever connects anew finds out."""
-    stage.says(f"SIGSTOP to PostgreSQL's main process alone on {primary}: sessions go on, new ones hang")
+    stage.says(f"SIGSTOP to the database's main process alone on {primary}: sessions go on, new ones hang")
     fault = boottime_s()
-    stage.lab.host(primary).freeze("postmaster")
+    stage.lab.host(primary).freeze("main process")
     return Done(fault)
 
 
@@ -133,6 +138,11 @@ ACTS = {
         Act("power_off", "host without power", True, _power_off, _boot),
         Act("host_cut", "host cut off", True, _host_cut, _heal),
         Act("frozen", "database frozen", True, _frozen, _thaw),
-        Act("frozen_postmaster", "postmaster frozen", True, _frozen_postmaster, _thaw),
+        Act("frozen_postmaster", "postmaster frozen", True, _frozen_postmaster, _thaw, needs_children=True),
     )
 }
+
+
+def acts_of(engine: str) -> tuple[str, ...]:
+    """The acts that can be played on an engine. Raises LabError if there is none of that name."""
+    return tuple(act.name for act in ACTS.values() if dialect(engine).forks or not act.needs_children)

@@ -1,4 +1,4 @@
-"""Where the lab's observations are kept: the tables in the database under test, and the files the clients write."""
+"""Where the lab's observations are kept: the files that its clients write."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from failover.lab.verdict import Probe, Write
-
-SCHEMA = """
-CREATE SCHEMA IF NOT EXISTS lab;
-CREATE TABLE IF NOT EXISTS lab.writes (id bigint PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS lab.prober (host text NOT NULL, seq bigint NOT NULL);
-GRANT USAGE ON SCHEMA lab TO app;
-GRANT SELECT, INSERT ON lab.writes, lab.prober TO app;
-"""
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from failover.lab.commands import LabError, end_group, run, tail, wait
 from failover.lab.configuration import VIP, Secrets
+from failover.lab.databases import Dialect, Shell
 from failover.lab.processes import (
     Process,
     child_of,
@@ -56,8 +57,8 @@ while :; do sleep 1000000 & wait $!; done   # a blocking wait reaps whatever was
 
 BASE_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/", "PYTHONUNBUFFERED": "1"}
 
-RUN_FOLDERS = {"sshd": "root", "postgresql": "postgres", "failover": "root", "named": "bind", "lock": "root"}
-FREEZABLE = {"database": "postgres_all", "postmaster": "postmaster", "guardian": "guardian", "host": None}
+RUN_FOLDERS = {"sshd": "root", "failover": "root", "named": "bind", "lock": "root"}
+FREEZABLE = {"database": "database_all", "main process": "database", "guardian": "guardian", "host": None}
 STOPS_S = 5.0  # a process in the kernel stops only when it comes out
 APPEARS_S = 3.0  # from fork to exec of the program itself; one that is not there by then has failed
 
@@ -71,6 +72,7 @@ class Host:
     namespace: str
     directory: Path
     secrets: Secrets
+    dialect: Dialect
     binds: Sequence[tuple[Path, str]] = ()
     services: dict[str, Service] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class Host:
     def boot(self, deadline_s: float = 10.0) -> None:
         """Make the namespaces and start pid 1, with an empty /run as after any power-on. Nothing else runs yet."""
         shutil.rmtree(self.directory / "run", ignore_errors=True)
-        for name, owner in RUN_FOLDERS.items():
+        for name, owner in {**RUN_FOLDERS, self.dialect.run_folder: self.dialect.os_user}.items():
             (self.directory / "run" / name).mkdir(parents=True)
             shutil.chown(self.directory / "run" / name, owner, owner)
         for part in ("log", "overlay/etc", "overlay/var/lib", "overlay/work/etc", "overlay/work/var/lib"):
@@ -167,20 +169,33 @@ class Host:
         """End a process that `popen` returned, with its children."""
         end_group(process)
 
-    def psql(
+    def sql(
         self,
         sql: str,
-        user: str = "postgres",
-        dbname: str = "postgres",
+        user: str | None = None,
+        dbname: str | None = None,
         host: str | None = None,
         timeout_s: float = 10.0,
     ) -> str:
-        """What the database answers, columns split by "|", one row a line. `host` None means the local socket."""
-        target = host or "/run/postgresql"
-        argv = ["psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-h", target, "-U", user, "-d", dbname, "-c", sql]
-        login = "postgres" if user == "postgres" else None
-        secret = {} if user == "postgres" else {"PGPASSWORD": self.secrets.password(user)}
-        return self.run(argv, timeout_s, user=login, env=secret).stdout.strip()
+        """What the database answers, columns split by "|", one row a line. `user` None means its administrator, `host` None the
+        local socket.
+        """
+        shell = self.dialect.shell(user, dbname, host)
+        done = self.run([*shell.argv, *shell.once, sql], timeout_s, user=shell.login, env=self._password(shell, user))
+        return self.dialect.lines(done.stdout)
+
+    def sql_script(self, statements: str, timeout_s: float = 20.0) -> str:
+        """The same for statements that no process list may show: the administrator's, by stdin."""
+        shell = self.dialect.shell(None, None, None)
+        return self.dialect.lines(self.run(shell.argv, timeout_s, user=shell.login, stdin=statements).stdout)
+
+    def sql_session(self, user: str | None = None, dbname: str | None = None) -> subprocess.Popen[str]:
+        """A client that takes statements, each on a line with its semicolon, and answers at once. See `end`."""
+        shell = self.dialect.shell(user, dbname, None)
+        return self.popen(shell.argv, user=shell.login, env=self._password(shell, user), log=self.log("sql"))
+
+    def _password(self, shell: Shell, user: str | None) -> dict[str, str]:
+        return {shell.password_variable: self.secrets.password(user)} if user else {}
 
     def addresses(self) -> tuple[str, ...]:
         """IPv4 addresses on eth0, without the prefix length."""
@@ -198,7 +213,7 @@ class Host:
         return inside(self.init_pid)
 
     def of_role(self, role: str) -> list[Process]:
-        """Processes of a role: its main process, or for "postgres_all" everything that works in the data directory."""
+        """Processes of a role: its main process, or for "database_all" everything that works in the data directory."""
         if role not in ROLES:
             raise LabError(f"no role {role!r}; there are: {', '.join(ROLES)}")
         place = os.stat(self.data_dir) if self.data_dir else None
@@ -216,8 +231,8 @@ class Host:
         return self._signal([p.pid for p in self.of_role(role)], number)
 
     def freeze(self, what: str) -> list[int]:
-        """Stop "database" (all that works in the data directory), "postmaster" (its main process alone), "guardian" or
-        "host" (everything), like a machine that no longer runs it: sockets stay open and nobody answers. Returns when all
+        """Stop "database" (all that works in the data directory), "main process" (that alone), "guardian" or "host"
+        (everything), like a machine that no longer runs it: sockets stay open and nobody answers. Returns when all
         of it stands still, forks of the last moment included; the pids, in the root namespace.
 
         What lives in the kernel goes on (the gate, addresses with an end): only programs stop.
@@ -295,7 +310,7 @@ class Host:
         """Stop a service in order and wait until it is gone."""
         service = self.services.get(role)
         self.kill(role, service.stop_signal if service else signal.SIGTERM)
-        gone = "postgres_all" if role == "postmaster" else role
+        gone = "database_all" if role == "database" else role
         wait(lambda: not self.of_role(gone), deadline_s, f"{role} gone on {self.name}")
 
     def restart(self, role: str, deadline_s: float = 20.0) -> int:

@@ -1,7 +1,7 @@
 """A whole cluster on one machine: three database hosts, a name server and an application host, all real programs.
 
 >>> with Lab.boot(LabOptions(), print) as lab:
-...     lab.host("db1").kill("postmaster")
+...     lab.host("db1").kill("database")
 ...     lab.wait(lambda: lab.primary() not in (None, "db1"), 10, "another primary")
 """
 
@@ -25,9 +25,9 @@ from failover.clock import boottime_s
 from failover.lab import configuration as conf
 from failover.lab import leftovers, services
 from failover.lab.commands import LabError, run, wait
+from failover.lab.databases import Databases, dialect
 from failover.lab.host import Host
 from failover.lab.network import Cut, Switch, ip_batch, namespace_name
-from failover.lab.postgresql import Cluster
 from failover.profiles import PROFILES
 
 Progress = Callable[[str], None]
@@ -60,11 +60,10 @@ class Lab:
     `timings` are the seconds each step of the boot took; `secrets` says where passwords and keys are.
     """
 
-    databases: Cluster
+    databases: Databases
 
     def __init__(self, options: LabOptions, progress: Progress) -> None:
-        if options.engine != "postgresql":
-            raise LabError(f"the lab has no hosts for {options.engine!r} yet; it has: postgresql")
+        self.dialect = dialect(options.engine)
         if options.profile not in PROFILES:
             raise LabError(f"no profile {options.profile!r}; there are: {', '.join(PROFILES)}")
         if not 1 <= len(options.members) <= len(conf.MEMBER_ADDRESSES):
@@ -91,7 +90,7 @@ class Lab:
         Removes what killed labs left first. On any failure nothing stays; the error quotes the log.
         """
         options = options or LabOptions()
-        faults = services.missing_programs()
+        faults = services.missing_programs() + dialect(options.engine).faults()
         if faults:
             raise LabError("; ".join(faults))
         for lab_id in leftovers.remove(options.root or leftovers.ROOT):
@@ -138,7 +137,7 @@ class Lab:
         self.progress(f"{name}: {self.timings[name]:.1f} s")
 
     def _write_files(self) -> None:
-        conf.make_secrets(self.secrets)
+        conf.make_secrets(self.secrets, self.dialect.accounts)
         public = self.secrets.path("ssh_key.pub").read_text().strip()
         host_keys = []
         for name, address in self.members:
@@ -147,9 +146,10 @@ class Lab:
             host_keys.append((address, conf.make_key(folder / "ssh/host_key", name)))
         wanted = self.options
         text = conf.failover_yml(
-            self.members, wanted.replication, wanted.profile, wanted.mode, wanted.cooldown_s, wanted.agentless, wanted.fencing
-        )
-        names = [*conf.ACCOUNTS, "zookeeper", "webhook", "tsig", "pledge", "ssh_key"]
+            self.dialect, self.members, wanted.replication, wanted.profile, wanted.mode, wanted.cooldown_s, wanted.agentless,
+            wanted.fencing,
+        )  # fmt: skip
+        names = [*self.dialect.accounts, "zookeeper", "webhook", "tsig", "pledge", "ssh_key"]
         addresses = [address for _, address in self.members]
         for number, (name, address) in enumerate(self.members, 1):
             folder = self.directory / name
@@ -162,27 +162,29 @@ class Lab:
         tsig = (conf.TSIG_NAME, self.secrets.password("tsig"))
         named = services.write_named(self.directory / "dns", conf.ZONE, conf.DNS, ("orders", conf.VIP), tsig)
         self.dns.services["named"] = named
-        self.databases = Cluster([self.host(name) for name, _ in self.members], self.options.replication, self.secrets)
+        hosts = [self.host(name) for name, _ in self.members]
+        self.databases = self.dialect.databases(hosts, self.options.replication, self.secrets)
 
     def _database_host(self, name: str, address: str, number: int, addresses: list[str], public_key: str) -> Host:
         folder = self.directory / name
-        data, state, zookeeper = folder / "postgresql/main", folder / "state", folder / "zookeeper"
+        data, state, zookeeper = folder / "database/main", folder / "state", folder / "zookeeper"
         for path in (data, state, zookeeper):
             path.mkdir(parents=True, exist_ok=True)
+        self.dialect.write_files(folder, number)
         clock = PROFILES[self.options.profile]
         roles = [
             services.write_sshd(folder, name, public_key),
             services.write_zookeeper(
                 folder, number, addresses, round(clock.zookeeper_tick_s * 1000), clock.zookeeper_sync_limit
             ),
-            services.postgres_service(),
+            self.dialect.service(),
             services.controller_service(),
             services.guardian_service(conf.CLUSTER),
         ]
         binds = [(folder / "etc-failover", "/etc/failover"), (state, "/var/lib/failover"),
-                 (data.parent, services.PGROOT), (zookeeper, services.ZKDATA)]  # fmt: skip
+                 (data.parent, self.dialect.root), (zookeeper, services.ZKDATA)]  # fmt: skip
         env = {"FAILOVER_CONFIG": conf.CONFIG, "FAILOVER_NODE": name}
-        return Host(name, address, namespace_name(self.id, name), folder, self.secrets, binds,
+        return Host(name, address, namespace_name(self.id, name), folder, self.secrets, self.dialect, binds,
                     {service.role: service for service in roles}, env, data)  # fmt: skip
 
     def _plain_host(self, name: str, address: str, secrets: list[str]) -> Host:
@@ -195,7 +197,7 @@ class Lab:
         if name == "dns":
             (folder / "cache-bind").mkdir(parents=True)
             binds.append((folder / "cache-bind", "/var/cache/bind"))
-        return Host(name, address, namespace_name(self.id, name), folder, self.secrets, binds)
+        return Host(name, address, namespace_name(self.id, name), folder, self.secrets, self.dialect, binds)
 
     def _boot_hosts(self) -> None:
         self.switch.build({h.name: f"{h.address}/{PREFIX_LENGTH}" for h in self.hosts.values()})
@@ -273,7 +275,7 @@ class Lab:
         return host.is_up and not host.is_frozen and not self.switch.is_isolated(name)
 
     def primary(self) -> str | None:
-        """Name of the member whose database says it is not in recovery; None if there is no such or more than one."""
+        """Name of the member whose database says that it takes writes; None if there is no such or more than one."""
         found = self.databases.primaries()
         return found[0] if len(found) == 1 else None
 
@@ -298,12 +300,13 @@ class Lab:
         guarded = host.pid_of("guardian") is not None
         if guarded:
             host.stop("guardian")
-        if host.of_role("postgres_all"):
-            host.kill("postgres_all", signal.SIGKILL)
-            wait(lambda: not host.of_role("postgres_all"), 10.0, f"database gone on {member}")
+        self.databases.end(member)
         self.databases.copy(source, member)
-        host.start("guardian" if guarded else "postmaster")
-        wait(lambda: _answers(host), 60.0, f"the new copy on {member} to answer")
+        if guarded:
+            host.start("guardian")
+        else:
+            self.databases.start(member)
+        wait(lambda: self.databases.is_standby(member), 60.0, f"the new copy on {member} to answer")
 
     # --- links -----------------------------------------------------------------------------------------------------
     def cut(self, host: str, *peers: str, one_way: bool = False, port: int | None = None) -> None:
@@ -368,13 +371,6 @@ class Lab:
         target.boot()
         with ThreadPoolExecutor(max_workers=len(services.ROLES)) as pool:
             _all(pool.submit(target.start, role) for role in roles)
-
-
-def _answers(host: Host) -> bool:
-    try:
-        return host.psql("SELECT pg_is_in_recovery()") == "t"
-    except LabError:
-        return False
 
 
 def _all(futures: Iterable[Any]) -> None:

@@ -297,7 +297,7 @@ def _lost(stage: Stage, primary: str, window: Window) -> list[int]:
     if not mine:
         return []
     least = min(w.id for w in mine)
-    told = stage.lab.host(primary).psql(f"SELECT id FROM lab.writes WHERE id >= {least}", dbname=DATABASE)
+    told = stage.lab.host(primary).sql(f"SELECT id FROM lab.writes WHERE id >= {least}", dbname=DATABASE)
     return verdict.lost_ids(mine, map(int, told.split()))
 
 

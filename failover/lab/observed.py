@@ -12,7 +12,9 @@ from failover.lab.lab import Lab
 
 @dataclass(frozen=True)
 class MemberSeen:
-    """One member as `failoverctl status` tells it. `rejoin` is what its return waits for, or None."""
+    """One member as `failoverctl status` tells it. `rejoin` is what its return waits for, or None. Its lag is counted in bytes or
+    in transactions, as its engine can.
+    """
 
     name: str
     role: str
@@ -20,6 +22,7 @@ class MemberSeen:
     vip: bool
     streaming: bool
     lag_bytes: int | None
+    lag_transactions: int | None
     rejoin: str | None
     problems: tuple[str, ...]
 
@@ -98,7 +101,6 @@ def parse(text: str) -> Seen:
 
 
 def _member(record: Mapping[str, object]) -> MemberSeen:
-    lag = record.get("lag_bytes")
     problems = record.get("problems") or []
     return MemberSeen(
         name=str(record["name"]),
@@ -106,7 +108,8 @@ def _member(record: Mapping[str, object]) -> MemberSeen:
         gate=str(record["gate"]),
         vip=bool(record["vip"]),
         streaming=bool(record["streaming"]),
-        lag_bytes=None if lag is None else int(str(lag)),
+        lag_bytes=_number(record.get("lag_bytes")),
+        lag_transactions=_number(record.get("lag_transactions")),
         rejoin=_text(record.get("rejoin")),
         problems=tuple(map(str, problems)) if isinstance(problems, list) else (),
     )
@@ -130,6 +133,10 @@ def _rejoin(record: Mapping[str, object]) -> RejoinSeen:
 
 def _records(value: object) -> list[dict[str, object]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _number(value: object) -> int | None:
+    return None if value is None else int(str(value))
 
 
 def _text(value: object) -> str | None:

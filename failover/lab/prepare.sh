@@ -2,9 +2,11 @@
 # Gets a Debian-like machine ready: our own Python environment, and the daemons that the lab's hosts run.
 #
 #   prepare.sh venv [dev]      ./.venv with this project in it (dev: test tools too); instant if nothing changed
-#   prepare.sh lab [--check]   installs by apt what is missing and starts nothing; --check only lists it (exit 1 if any)
+#   prepare.sh lab [--check] [ENGINE...]   installs by apt what is missing and starts nothing; --check only lists it (exit 1
+#                              if any). PostgreSQL always; mariadb and mysql only if named
 #
 # What was on the machine stays as it was: no service is started, stopped or restarted, and no database cluster is made.
+# MySQL is not in Debian's stable releases: it comes from Debian sid, into a root directory of its own under /var/cache.
 set -euo pipefail
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -146,35 +148,132 @@ needs=(
   "setpriv util-linux"
 )
 
+# Of MariaDB only the programs: with its server package would come a service, and a database of the machine's own.
+needs_mariadb=(
+  "/usr/sbin/mariadbd mariadb-server-core"
+  "/usr/bin/mariadb-install-db mariadb-server-core"
+  "/usr/bin/mariadb mariadb-client-core"
+  "/usr/bin/mariadb-binlog mariadb-client"
+  "/usr/bin/mariadb-backup mariadb-backup"
+)
+needs_mysql=(  # to make its root, if there is none yet
+  "debootstrap debootstrap"
+  "/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring"
+  "patchelf patchelf"
+)
+sid=/var/cache/failover-lab/mysql
+why_not=$sid.why-not  # the lab says it where MySQL is missing
+
+mysql_is_there() { [ -x "$sid/native/mysqld" ]; }
+
+# missing_packages ENGINE...
 missing_packages() {
-  local line what package
-  for line in "${needs[@]}"; do
+  local line what package wanted=("${needs[@]}")
+  case " $* " in *" mariadb "*) wanted+=("${needs_mariadb[@]}") ;; esac
+  case " $* " in *" mysql "*) mysql_is_there || wanted+=("${needs_mysql[@]}") ;; esac
+  for line in "${wanted[@]}"; do
     read -r what package <<<"$line"
     case $what in
       /*) [ -e "$what" ] || say "$package" ;;
       *) PATH="$PATH:/usr/sbin:/sbin" command -v "$what" >/dev/null || say "$package" ;;
     esac
+  done | sort -u
+}
+
+# MariaDB and MySQL run as an account that only a server package would make.
+mysql_account() {
+  ! getent passwd mysql >/dev/null || return 0
+  say "  account mysql is new here, as its server's package would make it"
+  useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mysql ||
+    fail "the account mysql cannot be made"
+}
+
+# The mirror of Debian that this machine's apt uses. Nothing where it uses none: debootstrap knows one itself.
+# shellcheck disable=SC2016  # the names are apt's
+debian_mirror() {
+  apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    sed -n -E 's#^Debian\|Debian\|((https?|ftp|file)://?.*)#\1#p' | head -n 1
+}
+
+no_mysql() {
+  mkdir -p "${sid%/*}"
+  printf '%s\n' "$*" >"$why_not"
+  fail "MySQL cannot be had: $*"
+}
+
+# make_mysql: the root is made beside its place and moved there whole.
+make_mysql() {
+  local new=$sid.new mirror inside
+  mkdir -p "${sid%/*}"
+  exec 8>"$sid.lock"
+  flock -w 900 8 || fail "another preparation has been making $sid for 15 minutes"
+  ! mysql_is_there || return 0
+  say "lab: making a Debian sid root with MySQL in $sid: 800 MB of disk, some minutes"
+  rm -rf --one-file-system "$new"
+  undo+=("rm -rf --one-file-system '$new'")
+  mirror=$(debian_mirror)
+  # In a mount namespace of its own: whatever is mounted in the root is gone with the command that did it.
+  step "debootstrap" unshare --mount debootstrap --variant=minbase --include=ca-certificates sid "$new" ${mirror:+"$mirror"} ||
+    no_mysql "debootstrap: $(tail -n 1 "$log")"
+  printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
+  chmod 755 "$new/usr/sbin/policy-rc.d"
+  apt-config dump --no-empty | grep -E '^Acquire::(https?::|Retries|ForceIP)' >"$new/etc/apt/apt.conf.d/02machine" || true
+  inside="DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+  # shellcheck disable=SC2086  # words
+  step "apt-get install in it: mysql-server-core mysql-client" unshare --mount chroot "$new" env $inside \
+    apt-get -y -q --no-install-recommends -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 install mysql-server-core mysql-client ||
+    no_mysql "apt-get in the root: $(grep '^E: ' "$log" | tail -n 1)"
+  step "making its programs run here" native_programs "$new" || no_mysql "patchelf: $(tail -n 1 "$log")"
+  rm -rf --one-file-system "$sid"
+  mv "$new" "$sid"
+  "$sid/native/mysqld" --version >"$log" 2>&1 || { mv "$sid" "$new"; no_mysql "mysqld does not run: $(tail -n 1 "$log")"; }
+  rm -f "$why_not"
+  say "  $(tail -n 1 "$log")"
+}
+
+# native_programs ROOT: copies that need no chroot, because they name the root's own loader and libraries.
+native_programs() {
+  local root=$1 program copy interpreter libraries
+  libraries=$(find "$root/usr/lib" -maxdepth 2 -name libc.so.6 -printf '%h\n' | head -n 1)
+  [ -n "$libraries" ] && mkdir "$root/native" && rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* || return
+  for program in sbin/mysqld bin/mysql bin/mysqladmin bin/mysqlbinlog; do
+    copy=$root/native/${program#*/}
+    cp "$root/usr/$program" "$copy" && interpreter=$(patchelf --print-interpreter "$copy") &&
+      patchelf --set-interpreter "$sid$interpreter" --force-rpath --set-rpath "$sid${libraries#"$root"}" "$copy" || return
   done
 }
 
 lab() {
-  local missing
-  mapfile -t missing < <(missing_packages)
-  if [ "${1:-}" = --check ]; then
+  local check=no engines=(postgresql) word missing
+  for word in "$@"; do
+    case $word in
+      --check) check=yes ;;
+      postgresql) ;;
+      mariadb | mysql) engines+=("$word") ;;
+      *) fail "lab: no engine '$word'; there are: postgresql mariadb mysql" ;;
+    esac
+  done
+  mapfile -t missing < <(missing_packages "${engines[@]}")
+  case " ${engines[*]} " in *" mysql "*) mysql_is_there || missing+=("MySQL (from Debian sid, into $sid)") ;; esac
+  if [ "$check" = yes ]; then
     ((${#missing[@]})) || return 0
     printf '%s\n' "${missing[@]}"
     return 1
   fi
-  if ((!${#missing[@]})); then say "lab: every daemon is there"; return; fi
-  if [ "$(id -u)" != 0 ]; then
+  if ((${#missing[@]})) && [ "$(id -u)" != 0 ]; then
     fail "not root, and missing: ${missing[*]}
-  do: sudo apt-get install --no-install-recommends ${missing[*]}   or: sudo failover/lab/prepare.sh lab"
+  do: sudo failover/lab/prepare.sh lab ${engines[*]}"
   fi
-  say "lab: installing ${#missing[@]} packages; no service will be started"
-  install_packages "${missing[@]}"
-  mapfile -t missing < <(missing_packages)
-  ((!${#missing[@]})) || fail "still missing after the installation: ${missing[*]}"
-  say "lab: ready after $SECONDS s"
+  mapfile -t missing < <(missing_packages "${engines[@]}")
+  if ((${#missing[@]})); then
+    say "lab: installing ${#missing[@]} packages; no service will be started"
+    install_packages "${missing[@]}"
+    mapfile -t missing < <(missing_packages "${engines[@]}")
+    ((!${#missing[@]})) || fail "still missing after the installation: ${missing[*]}"
+  fi
+  if ((${#engines[@]} > 1)); then mysql_account; fi
+  case " ${engines[*]} " in *" mysql "*) make_mysql ;; esac
+  say "lab: every daemon is there"
 }
 
 # --- our own Python environment -------------------------------------------------------------------------------------
@@ -232,6 +331,6 @@ venv() {
 
 case "${1:-}" in
   venv) venv "${2:-}" ;;
-  lab) lab "${2:-}" ;;
-  *) say "usage: prepare.sh venv [dev] | lab [--check]" >&2; exit 2 ;;
+  lab) shift; lab "$@" ;;
+  *) say "usage: prepare.sh venv [dev] | lab [--check] [postgresql] [mariadb] [mysql]" >&2; exit 2 ;;
 esac

@@ -1,14 +1,14 @@
 """Who accepts writes? Asks each database host directly, not the VIP, 50 times a second.
 
-    python -m failover.lab.prober --dsn-file F --out FILE db1=10.77.0.11:5432 db2=...
-    python -m failover.lab.prober --dsn-file F --out FILE --busy-s 3 db1=10.77.0.11:5432
+    python -m failover.lab.prober --login-file F --out FILE db1=10.77.0.11:5432 db2=...
+    python -m failover.lab.prober --login-file F --out FILE --busy-s 3 db1=10.77.0.11:5432
 
-One thread per host, so that a silent host delays nobody else. The inserts use `synchronous_commit=local`: with the
+One thread per host, so that a silent host delays nobody else. The inserts are committed locally (see session.py): with the
 cluster's own setting an isolated old primary would wait for a standby for ever, and a missing fence could not be seen.
 Every attempt leaves one line `{"host", "seq", "invoke", "done", "outcome", "why"}` (BOOTTIME seconds): `ok` this host
-accepted a write, `no` it refused, `info` nobody can say. With `--busy-s` it runs instead one statement that keeps a
-server process busy that long and then commits: the orphan that goes on committing after its postmaster was killed. It
-prints `running` once the statement was sent.
+accepted a write, `no` it refused, `info` nobody can say. With `--busy-s` it runs instead one statement that keeps the
+server busy that long and then commits: where it forks, the orphan that goes on committing after its main process was
+killed. It prints `running` once the statement was sent.
 """
 
 from __future__ import annotations
@@ -21,19 +21,12 @@ from pathlib import Path
 from typing import TextIO
 
 from failover.clock import boottime_s
-from failover.lab.session import NoAnswer, Session
+from failover.lab.session import Login, NoAnswer, Session, busy_statement, connect
 from failover.lab.writer import stop_on_request
 
 INTERVAL_S = 0.020
 DEADLINE_S = 0.200
 INSERT = "INSERT INTO lab.prober (host, seq) VALUES (%s, %s)"
-LOCAL = "options='-c synchronous_commit=local'"
-BUSY = """DO $$
-DECLARE stop timestamptz := clock_timestamp() + make_interval(secs => {seconds});
-BEGIN
-  WHILE clock_timestamp() < stop LOOP NULL; END LOOP;
-  INSERT INTO lab.prober (host, seq) VALUES ('{host}', -1);
-END $$"""
 
 
 @dataclass(frozen=True)
@@ -51,10 +44,6 @@ class Target:
         address, _, port = where.rpartition(":")
         return cls(name, address, int(port))
 
-    def dsn(self, base: str) -> str:
-        """`base` with this host in place of whatever it names; libpq takes the last of two equal keywords."""
-        return f"{base} host={self.address} port={self.port} {LOCAL}"
-
 
 class History:
     """The output file, shared by the threads; one whole line at a time."""
@@ -71,10 +60,11 @@ class History:
             self._out.write(line + "\n")
 
 
-def probe(target: Target, dsn: str, history: History, stop: threading.Event) -> None:
+def probe(target: Target, base: Login, history: History, stop: threading.Event) -> None:
     """Ask one host until `stop`. A refusal keeps the session (a promoted standby becomes writable in it); silence
     drops it.
     """
+    login = base.at(target.address, target.port)
     session: Session | None = None
     seq = 0
     due = boottime_s()
@@ -83,7 +73,7 @@ def probe(target: Target, dsn: str, history: History, stop: threading.Event) -> 
         due = max(due + INTERVAL_S, invoke)
         seq += 1
         try:
-            session = session or Session(target.dsn(dsn), DEADLINE_S)
+            session = session or connect(login, DEADLINE_S, local=True)
         except NoAnswer as error:
             history.add(target.name, seq, invoke, "no", str(error))
             continue
@@ -97,31 +87,32 @@ def probe(target: Target, dsn: str, history: History, stop: threading.Event) -> 
         session.close()
 
 
-def busy(target: Target, dsn: str, history: History, seconds: float) -> None:
+def busy(target: Target, base: Login, history: History, seconds: float) -> None:
     """One statement that works for `seconds` without waiting for anything, then commits; recorded like a probe."""
-    session = Session(target.dsn(dsn), deadline_s=5.0)
+    session = connect(base.at(target.address, target.port), 5.0, local=True)
     print("running", flush=True)
     invoke = boottime_s()
-    answer = session.execute(BUSY.format(seconds=seconds, host=target.name), deadline_s=seconds + 30.0)
+    statement = busy_statement(base.engine).format(seconds=seconds, host=target.name)
+    answer = session.execute(statement, deadline_s=seconds + 30.0)
     history.add(target.name, -1, invoke, "no" if answer.outcome == "fail" else answer.outcome, answer.why)
     session.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="ask every database host whether it accepts writes")
-    parser.add_argument("--dsn-file", type=Path, required=True)
+    parser.add_argument("--login-file", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--busy-s", type=float, help="one long statement on the (single) target instead of probes")
     parser.add_argument("targets", nargs="+", type=Target.parse, metavar="NAME=ADDRESS:PORT")
     options = parser.parse_args()
-    dsn = options.dsn_file.read_text().strip()
+    login = Login.parse(options.login_file.read_text())
     with options.out.open("a", buffering=1) as out:
         history = History(out)
         if options.busy_s:
-            busy(options.targets[0], dsn, history, options.busy_s)
+            busy(options.targets[0], login, history, options.busy_s)
             return
         stop = stop_on_request()
-        threads = [threading.Thread(target=probe, args=(t, dsn, history, stop)) for t in options.targets]
+        threads = [threading.Thread(target=probe, args=(t, login, history, stop)) for t in options.targets]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -179,9 +179,14 @@ def _told(member: MemberSeen | None, primary: str | None) -> list[str]:
     if member is None:
         return [""] * 5
     leads = member.name == primary
-    lag = "" if leads or member.lag_bytes is None else f"{member.lag_bytes / 1024:.0f} KiB"
     streaming = "" if leads else "yes" if member.streaming else "no"
-    return [member.role, member.gate, streaming, lag, member.rejoin or "; ".join(member.problems)]
+    return [member.role, member.gate, streaming, "" if leads else _lag(member), member.rejoin or "; ".join(member.problems)]
+
+
+def _lag(member: MemberSeen) -> str:
+    if member.lag_transactions is not None:
+        return f"{member.lag_transactions} tx"
+    return "" if member.lag_bytes is None else f"{member.lag_bytes / 1024:.0f} KiB"
 
 
 def meter(stage: Stage) -> Text:

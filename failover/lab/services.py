@@ -1,7 +1,7 @@
 """What runs on the lab's hosts: how each service is started, recognised and configured.
 
-Real programs, Debian's own: OpenSSH, ZooKeeper, PostgreSQL, BIND, and this product's daemons. Files are written by the
-functions here; nothing is started by them.
+Real programs, Debian's own: OpenSSH, ZooKeeper, BIND, and this product's daemons; the databases are in databases.py. Files are
+written by the functions here; nothing is started by them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from failover.lab.commands import LabError, private_file
+from failover.lab.commands import private_file
 from failover.lab.processes import Process
 
 Inode = tuple[int, int]
-PGROOT = "/var/lib/failover-lab/postgresql"  # mounted: what lies in it can be renamed
-PGDATA = f"{PGROOT}/main"
 ZKDATA = "/var/lib/failover-lab/zookeeper"
 FAILPOINTS = "/run/failover/failpoints"  # empty unless a test lays one: see failpoints.py
 JARS = Path("/usr/share/java")
+DATABASES = ("postgres", "mariadbd", "mysqld")
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,10 @@ ROLES: Mapping[str, Role] = {
     "sshd": Role(lambda p: p.executable == "/usr/sbin/sshd"),
     "zookeeper": Role(lambda p: any(arg.endswith("QuorumPeerMain") for arg in p.argv)),
     "named": Role(lambda p: p.executable == "/usr/sbin/named"),
-    "postmaster": Role(
-        lambda p: Path(p.executable).name == "postgres" and not p.argv[0].startswith("postgres:"), in_data_dir=True
+    "database": Role(
+        lambda p: Path(p.executable).name in DATABASES and not p.argv[0].startswith("postgres:"), in_data_dir=True
     ),
-    "postgres_all": Role(lambda p: True, in_data_dir=True, whole_tree=True),
+    "database_all": Role(lambda p: True, in_data_dir=True, whole_tree=True),
     "guardian": Role(_runs("failover-guardian", "run")),
     "controller": Role(_runs("failoverd")),
 }
@@ -77,27 +76,17 @@ class Service:
 
 
 # --- programs ------------------------------------------------------------------------------------------------------
-def postgres_bin() -> Path:
-    """Directory of the newest installed PostgreSQL server."""
-    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
-    if not found:
-        raise LabError("no PostgreSQL server under /usr/lib/postgresql")
-    return max(found, key=lambda path: int(path.parent.name))
-
-
 def entry_point(name: str) -> str:
     """A command of this product, installed beside the interpreter that runs us."""
     return str(Path(sys.executable).parent / name)
 
 
 def missing_programs() -> list[str]:
-    """What the lab needs and this machine does not have, in words; empty when it can boot."""
+    """What the lab needs and this machine does not have, its database left out, in words; empty when it can boot."""
     needed = ["/usr/sbin/sshd", "/usr/sbin/named", "/usr/bin/java", "/usr/sbin/ip", "/usr/sbin/nft", "/usr/bin/nsenter"]
     faults = [f"{path} is not installed" for path in needed if not os.access(path, os.X_OK)]
     if not (JARS / "zookeeper.jar").exists():
         faults.append("ZooKeeper's jars are not installed (package libzookeeper-java)")
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
-        faults.append("no PostgreSQL server is installed")
     if os.geteuid() != 0:
         faults.append("network namespaces need root")
     return faults
@@ -169,72 +158,6 @@ standaloneEnabled=false
         "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(host_dir / "zoo.cfg"),
     ]  # fmt: skip
     return Service("zookeeper", argv, port=2181, ready=["bash", "-c", ZOOKEEPER_MODE])
-
-
-# --- PostgreSQL ----------------------------------------------------------------------------------------------------
-POSTGRESQL_CONF = """
-# --- lab ---
-listen_addresses = '*'
-port = 5432
-unix_socket_directories = '/run/postgresql'
-wal_level = replica
-max_wal_senders = 20
-max_replication_slots = 20
-wal_log_hints = on
-hot_standby = on
-wal_keep_size = '256MB'
-max_wal_size = '512MB'
-max_connections = 60
-superuser_reserved_connections = 5
-shared_buffers = '64MB'
-wal_receiver_timeout = '5s'
-wal_sender_timeout = '5s'
-wal_receiver_status_interval = '1s'
-wal_retrieve_retry_interval = '100ms'
-fsync = on
-logging_collector = off
-log_line_prefix = '%m [%p] %q%u@%d '
-log_checkpoints = off
-log_replication_commands = on
-lc_messages = 'C'
-"""
-
-
-def postgresql_hba(hosts: Sequence[str], network: str) -> str:
-    """Service users only from the database hosts, the application from the whole network, postgres only locally."""
-    users = "failover_monitor,failover_operator,failover_rewind,failover_replication"
-    lines = ["local all postgres peer", f"local all {users} scram-sha-256", "local app app scram-sha-256"]
-    for address in hosts:
-        lines.append(f"host replication failover_replication {address}/32 scram-sha-256")
-        lines.append(f"host all {users} {address}/32 scram-sha-256")
-        lines.append(f"host app app {address}/32 reject")  # these addresses pass the gate: service users only (G7)
-    return "\n".join([*lines, f"host app app {network} scram-sha-256", ""])
-
-
-def accounts_sql(password: Callable[[str], str]) -> str:
-    """Statements that make every account with the privileges it needs and no more. Holds secrets: feed it by stdin."""
-    rewind = ["pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text)",
-              "pg_read_binary_file(text, bigint, bigint, boolean)"]  # fmt: skip
-    return "\n".join(
-        [
-            f"CREATE ROLE failover_monitor LOGIN PASSWORD '{password('failover_monitor')}';",
-            "GRANT pg_monitor TO failover_monitor;",
-            f"CREATE ROLE failover_operator LOGIN SUPERUSER PASSWORD '{password('failover_operator')}';",
-            f"CREATE ROLE failover_replication LOGIN REPLICATION PASSWORD '{password('failover_replication')}';",
-            f"CREATE ROLE failover_rewind LOGIN PASSWORD '{password('failover_rewind')}';",
-            *(f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO failover_rewind;" for function in rewind),
-            f"CREATE ROLE app LOGIN PASSWORD '{password('app')}';",
-            "CREATE DATABASE app OWNER app;",
-        ]
-    )
-
-
-def postgres_service() -> Service:
-    """The database, started by hand as the lab does before any guardian is there. Ready when it accepts connections."""
-    program = postgres_bin()
-    ready = [str(program / "pg_isready"), "-q", "-h", "/run/postgresql", "-t", "2"]
-    return Service("postmaster", [str(program / "postgres"), "-D", PGDATA], "postgres", stop_signal=signal.SIGINT,
-                   ready=ready)  # fmt: skip
 
 
 # --- BIND ----------------------------------------------------------------------------------------------------------

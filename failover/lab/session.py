@@ -1,25 +1,15 @@
-"""One PostgreSQL connection that always comes back in time: libpq without blocking, with our own deadline.
+"""One database connection that always comes back in time: what the lab's clients need of it, whatever is at the other end.
 
-The lab's clients judge the product, so they share no code with it: psycopg2 is used here directly (`lab` stands beside
-the product). `async_=1` because a blocking libpq call has been seen to hang for 8 s on a frozen server, time-outs set
-or not.
+The lab's clients judge the product, so they share no code with it: the drivers are used here directly (`lab` stands beside the
+product). The connections themselves: pg_session.py, my_session.py.
 """
 
 from __future__ import annotations
 
-import select
-from dataclasses import dataclass
-from typing import Literal
-
-import psycopg2
-import psycopg2.extensions as ext
-
-from failover.clock import boottime_s
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol
 
 Outcome = Literal["ok", "fail", "info"]
-
-NOT_SURE_WARNING = "canceling wait for synchronous replication"
-_MASK = {ext.POLL_READ: select.POLLIN, ext.POLL_WRITE: select.POLLOUT}
 
 
 class NoAnswer(Exception):
@@ -37,63 +27,70 @@ class Answer:
     usable: bool  # the session may be used again
 
 
-class Session:
-    """Opened in the constructor within `deadline_s` seconds. Raises NoAnswer with the reason in one line."""
-
-    def __init__(self, dsn: str, deadline_s: float) -> None:
-        try:
-            self._connection = psycopg2.connect(dsn, async_=1)
-        except psycopg2.Error as error:
-            raise NoAnswer(_one_line(error)) from error
-        try:
-            self._wait(boottime_s() + deadline_s)
-        except (psycopg2.Error, NoAnswer) as error:
-            self.close()
-            raise NoAnswer(_one_line(error)) from error
+class Session(Protocol):
+    """An open connection, autocommit."""
 
     def execute(self, sql: str, values: tuple[object, ...] = (), *, deadline_s: float) -> Answer:
-        """Run one statement (autocommit). Never raises; never takes longer than the deadline."""
-        del self._connection.notices[:]
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(sql, values)
-                self._wait(boottime_s() + deadline_s)
-        except NoAnswer as error:
-            return Answer("info", str(error), usable=False)
-        except psycopg2.Error as error:
-            return self._refused(error)
-        warned = any(NOT_SURE_WARNING in notice for notice in self._connection.notices)
-        return Answer("info", NOT_SURE_WARNING, usable=True) if warned else Answer("ok", "", usable=True)
-
-    def _refused(self, error: psycopg2.Error) -> Answer:
-        """An ERROR rolled the statement back and leaves the session usable; a FATAL or a broken connection says
-        nothing.
-        """
-        rolled_back = error.diag.severity_nonlocalized == "ERROR"
-        return Answer("fail" if rolled_back else "info", _one_line(error), usable=rolled_back)
+        """Run one statement. Never raises; never takes longer than the deadline."""
+        ...
 
     def close(self) -> None:
         """Drop the connection; nothing waits."""
-        try:
-            self._connection.close()
-        except psycopg2.Error:
-            pass  # it is gone either way
-
-    def _wait(self, deadline: float) -> None:
-        """Poll until libpq is done. Raises NoAnswer at the deadline (BOOTTIME seconds), psycopg2.Error as libpq
-        reports.
-        """
-        poller = select.poll()
-        while (state := self._connection.poll()) != ext.POLL_OK:
-            left = deadline - boottime_s()
-            if left <= 0:
-                raise NoAnswer("no answer in time")
-            descriptor = self._connection.fileno()
-            poller.register(descriptor, _MASK[state])
-            poller.poll(max(left * 1000, 1))
-            poller.unregister(descriptor)
+        ...
 
 
-def _one_line(error: BaseException) -> str:
+@dataclass(frozen=True)
+class Login:
+    """Where a client connects and as whom: one line of `name=value` words in a file that only its owner may read."""
+
+    engine: str
+    host: str
+    port: int
+    dbname: str
+    user: str
+    password: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Login":
+        """Raises KeyError or ValueError when it has another shape."""
+        words = dict(word.split("=", 1) for word in text.split())
+        return cls(**{**words, "port": int(words["port"])})  # type: ignore[arg-type]  # a name too many is a TypeError
+
+    def at(self, address: str, port: int) -> "Login":
+        """The same at another server."""
+        return replace(self, host=address, port=port)
+
+    def __str__(self) -> str:
+        """What `parse` reads. Holds the password."""
+        return " ".join(f"{one.name}={getattr(self, one.name)}" for one in fields(self) if getattr(self, one.name) != "")
+
+    def __repr__(self) -> str:
+        return f"{self.user} at {self.host}:{self.port}"
+
+
+def connect(login: Login, deadline_s: float, local: bool = False) -> Session:
+    """Within `deadline_s` seconds, or NoAnswer with the reason in one line. `local`: commits wait for no standby."""
+    if login.engine == "postgresql":
+        from failover.lab.pg_session import PgSession
+
+        return PgSession(login, deadline_s, local)
+    from failover.lab.my_session import MySession
+
+    return MySession(login, deadline_s, local)
+
+
+def busy_statement(engine: str) -> str:
+    """One that works for `{seconds}` and then inserts into lab.prober, as `{host}` with seq -1."""
+    if engine == "postgresql":
+        from failover.lab import pg_session
+
+        return pg_session.BUSY
+    from failover.lab import my_session
+
+    return my_session.BUSY
+
+
+def one_line(error: BaseException) -> str:
+    """An error's first line, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -19,12 +19,12 @@ import failover
 from failover.clock import boottime_s
 from failover.lab.commands import LabError, end_group, private_file, run
 from failover.lab.configuration import VIP
-from failover.lab.history import SCHEMA, Tail, probe_of, write_of
+from failover.lab.history import Tail, probe_of, write_of
 from failover.lab.host import Host
 from failover.lab.lab import Lab
+from failover.lab.session import Login
 from failover.lab.verdict import Probe, VipSample, Write
 
-PORT = 5432
 DATABASE = "app"
 _MONITOR_LINE = re.compile(
     r"^\[(?P<at>[^\]]+)\] \[nsid (?P<nsid>\d+)\](?P<gone>Deleted )?\d+: .*\binet " + re.escape(VIP) + "/"
@@ -63,20 +63,21 @@ class Traffic:
         primary = lab.primary()
         if primary is None:
             raise LabError("the traffic needs one primary to make its tables on")
-        lab.host(primary).psql(SCHEMA, dbname=DATABASE)
-        secret = lab.secrets.password("app")
-        private_file(folder / "dsn", f"host={VIP} port={PORT} dbname={DATABASE} user=app password={secret}\n")
+        lab.host(primary).sql(lab.dialect.schema, dbname=DATABASE)
+        for client, user in (("writer", "app"), ("prober", lab.dialect.prober)):
+            login = Login(lab.options.engine, VIP, lab.dialect.port, DATABASE, user, lab.secrets.password(user))
+            private_file(folder / f"{client}.login", f"{login}\n")
         self._vip = VipMonitor(lab, folder / "vip.log")
         out = ["--out", str(folder / "deliveries.jsonl"), "--fail-first", str(fail_first)]
         self._client("receiver", "--secret-file", str(lab.secrets.path("webhook")), *out)
-        self._client("prober", *self._where("probes.jsonl"), *map(self._target, _database_hosts(lab)))
-        self._client("writer", *self._where("writes.jsonl"))
+        self._client("prober", *self._where("prober", "probes.jsonl"), *map(self._target, _database_hosts(lab)))
+        self._client("writer", *self._where("writer", "writes.jsonl"))
         lab.wait(self.flowing, 10.0, f"writes through the VIP; see {folder}")
 
     def busy(self, member: str, seconds: float) -> subprocess.Popen[str]:
-        """One statement that keeps a server process of `member` busy, running when this returns. It joins the probes.
+        """One statement that keeps the server of `member` busy, running when this returns. It joins the probes.
         """
-        process = self._client("prober", *self._where("probes.jsonl"), "--busy-s", f"{seconds:g}",
+        process = self._client("prober", *self._where("prober", "probes.jsonl"), "--busy-s", f"{seconds:g}",
                                self._target(self._lab.host(member)))  # fmt: skip
         if process.stdout is None or process.stdout.readline() != "running\n":
             raise LabError(f"the long statement did not start on {member}; see {self.directory}/prober.log")
@@ -139,12 +140,11 @@ class Traffic:
         self._processes.append(process)
         return process
 
-    def _where(self, out: str) -> Sequence[str]:
-        return ("--dsn-file", str(self.directory / "dsn"), "--out", str(self.directory / out))
+    def _where(self, client: str, out: str) -> Sequence[str]:
+        return ("--login-file", str(self.directory / f"{client}.login"), "--out", str(self.directory / out))
 
-    @staticmethod
-    def _target(host: Host) -> str:
-        return f"{host.name}={host.address}:{PORT}"
+    def _target(self, host: Host) -> str:
+        return f"{host.name}={host.address}:{self._lab.dialect.port}"
 
 
 class VipMonitor:

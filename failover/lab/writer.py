@@ -1,6 +1,6 @@
 """The application: writes the next number every 10 ms through the VIP and remembers what was acknowledged.
 
-    python -m failover.lab.writer --dsn-file F --out FILE
+    python -m failover.lab.writer --login-file F --out FILE
 
 One connection at a time, as a careful application would hold it: an error or 300 ms of silence abandons it and a new
 one is opened at once. Every attempt leaves one line of JSON: `{"id", "invoke", "done", "outcome", "why"}`, times in
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from failover.clock import boottime_s
-from failover.lab.session import Answer, NoAnswer, Session
+from failover.lab.session import Answer, Login, NoAnswer, Session, connect
 
 INTERVAL_S = 0.010
 CONNECT_S = 0.200  # one try; a SYN into a moving VIP may be lost, and TCP would repeat it only after a second
@@ -31,8 +31,8 @@ INSERT = "INSERT INTO lab.writes (id) VALUES (%s)"
 class Writer:
     """Attempts one id after another. `attempt` never raises and takes at most connect + answer deadline."""
 
-    def __init__(self, dsn: str, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> None:
-        self._dsn = dsn
+    def __init__(self, login: Login, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> None:
+        self._login = login
         self._connect_s = connect_s
         self._answer_s = answer_s
         self._session: Session | None = None
@@ -40,7 +40,7 @@ class Writer:
     def attempt(self, number: int) -> Answer:
         """Insert `number`; connect first if there is no connection. A failed connect was never sent: `fail`."""
         try:
-            session = self._session or Session(self._dsn, self._connect_s)
+            session = self._session or connect(self._login, self._connect_s)
         except NoAnswer as error:
             return Answer("fail", str(error), usable=False)
         answer = session.execute(INSERT, (number,), deadline_s=self._answer_s)
@@ -85,12 +85,12 @@ def stop_on_request() -> threading.Event:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="write one row every 10 ms and keep what was acknowledged")
-    parser.add_argument("--dsn-file", type=Path, required=True)
+    parser.add_argument("--login-file", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--first", type=int, default=1, help="first id")
     options = parser.parse_args()
     stop = stop_on_request()
-    writer = Writer(options.dsn_file.read_text().strip())
+    writer = Writer(Login.parse(options.login_file.read_text()))
     with options.out.open("a", buffering=1) as out:
         run(writer, out, stop, options.first)
     writer.close()

@@ -11,15 +11,29 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from failover import __version__
 from failover.clock import boottime_s
-from failover.errors import Unknown, Unreachable
+from failover.errors import FailoverError, Refused, Unknown, Unreachable
 from failover.remote.guardian_socket import GuardianClient, answer_line
-from failover.remote.wire import Facts, LineReader, Reply
+from failover.remote.verbs import STREAMS, VERBS
+from failover.remote.wire import (
+    FRAME_MAX_BYTES,
+    FRAMES_END,
+    Asked,
+    Facts,
+    Garbage,
+    LineReader,
+    Reply,
+    failure_line,
+    frame,
+    read_request,
+    reply_line,
+)
 
 _log = logging.getLogger("failover.hostagent")
 
@@ -27,6 +41,20 @@ SOCKET_NAME = "guardian.sock"
 
 _IN_HAND_MAX = 16  # requests worked on at once; the loop reads no further until one is done
 _DRAIN_S = 60.0  # after the controller hung up: how long what was begun may take to end
+
+
+class Copying(Protocol):
+    """A stream that has begun: what is said first, its bytes, and, after the last one, what came of it.
+
+    Iterating and `result` raise from `failover.errors`.
+    """
+
+    evidence: str
+    facts: Facts
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def result(self) -> tuple[str, Facts]: ...
 
 
 class Hands(Protocol):
@@ -54,11 +82,17 @@ class Hands(Protocol):
 
     def may_start(self, cluster: str) -> tuple[str, Facts]: ...
 
+    def backup(self, cluster: str) -> AbstractContextManager[Copying]: ...
 
-def serve(stdin: BinaryIO, stdout: BinaryIO, hands: Hands) -> None:
+
+def serve(
+    stdin: BinaryIO, stdout: BinaryIO, hands: Hands, verbs: Mapping[str, Mapping[str, type]] = VERBS
+) -> None:
     """Answer requests until `stdin` ends; returns when all that was begun has ended, or after a minute.
 
-    Requests are worked on side by side: a `fence` does not wait behind a hung `status`; answers carry the request's id.
+    Requests are worked on side by side: a `fence` does not wait behind a hung `status`; answers carry the request's id. A
+    stream has its session to itself: no other answer comes before its end. `verbs` may be fewer, for a caller who fetches
+    copies and orders nothing.
     """
     replies = _Replies(stdout)
     free = threading.Semaphore(_IN_HAND_MAX)
@@ -66,7 +100,10 @@ def serve(stdin: BinaryIO, stdout: BinaryIO, hands: Hands) -> None:
 
     def work(line: bytes | None) -> None:
         try:
-            replies.send(answer_line(line, lambda verb, fields: perform(hands, verb, fields)))
+            if (asked := _streams(line)) is not None:
+                replies.stream(asked, lambda: getattr(hands, asked.verb)(**asked.fields))
+            else:
+                replies.send(answer_line(line, lambda verb, fields: perform(hands, verb, fields), verbs))
         finally:
             free.release()
 
@@ -86,6 +123,14 @@ def perform(hands: Hands, verb: str, fields: Facts) -> tuple[str, Facts]:
     return method(**fields)
 
 
+def _streams(line: bytes | None) -> Asked | None:
+    """The request, if it is one for a stream."""
+    try:
+        return read_request(line or b"", STREAMS)
+    except Garbage:
+        return None
+
+
 class _Replies:
     """Whole lines onto the one stream, from many threads. The work is done even if the controller went away."""
 
@@ -101,6 +146,42 @@ class _Replies:
         except (OSError, ValueError) as error:  # ValueError: the stream was closed under us
             _log.info("the controller went away before its answer: %s", error)
 
+    def stream(self, asked: Asked, begin: Callable[[], AbstractContextManager[Copying]]) -> None:
+        """Answer, frames, answer. Whoever hangs up ends what gives the bytes."""
+        with self._lock:
+            begun = False
+            try:
+                with begin() as copying:
+                    self._put(reply_line(asked.id, Reply(copying.evidence, copying.facts)))
+                    begun = True
+                    for data in copying:
+                        for start in range(0, len(data), FRAME_MAX_BYTES):
+                            self._put(frame(data[start : start + FRAME_MAX_BYTES]))
+                    last = reply_line(asked.id, Reply(*copying.result()))
+            except (OSError, ValueError) as error:
+                _log.info("%s ends early: %s", asked.verb, error)
+                return
+            except FailoverError as error:
+                last = failure_line(asked.id, error)
+            except Exception as error:  # a bug must not leave the other side waiting
+                _log.exception("%s failed", asked.verb)
+                last = failure_line(asked.id, Unknown(f"{asked.verb} failed: {type(error).__name__}"))
+            try:
+                self._put((FRAMES_END if begun else b"") + last)
+            except (OSError, ValueError) as error:
+                _log.info("nobody hears what came of %s: %s", asked.verb, error)
+
+    def _put(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._stream.flush()
+
+
+@contextmanager
+def no_copies(cluster: str) -> Iterator[Copying]:
+    """Where no engine gives copies."""
+    raise Refused(f"no copy of {cluster} is given over SSH")
+    yield  # a context manager is a generator
+
 
 class GuardianHands:
     """Hands every verb to the cluster's guardian at `<run_dir>/<cluster>/guardian.sock`.
@@ -109,7 +190,7 @@ class GuardianHands:
     ends every database process, reads back, and returns (evidence, facts). A *hung* guardian gets it too: to disable
     twice is to disable once. A guardian's refusal (it proved a later epoch) is final. `may_start(folder, cluster)` judges
     the guardian's marker; by default its presence counts. `unguarded(verb, cluster, epoch)` does what is left to do where
-    no guardian belongs, or gives None where one does.
+    no guardian belongs, or gives None where one does. `copies(cluster)` begins a copy of the database for another member.
     """
 
     def __init__(
@@ -120,6 +201,7 @@ class GuardianHands:
         work_s: float = 20.0,
         may_start: Callable[[Path, str], bool] | None = None,
         unguarded: Callable[[str, str, int], tuple[str, Facts] | None] = lambda verb, cluster, epoch: None,
+        copies: Callable[[str], AbstractContextManager[Copying]] = no_copies,
     ) -> None:
         self._run_dir = run_dir
         self._offline = offline
@@ -127,6 +209,7 @@ class GuardianHands:
         self._work_s = work_s
         self._may_start = may_start or _marked
         self._unguarded = unguarded
+        self._copies = copies
 
     def hello(self) -> tuple[str, Facts]:
         clusters = sorted(found.parent.name for found in self._run_dir.glob(f"*/{SOCKET_NAME}"))
@@ -172,6 +255,9 @@ class GuardianHands:
         there = self._may_start(self._run_dir / cluster, cluster)
         says = "the guardian is starting" if there else "nobody but the guardian may start"
         return f"{says} the database of {cluster}", {"may_start": there}
+
+    def backup(self, cluster: str) -> AbstractContextManager[Copying]:
+        return self._copies(cluster)
 
     def _ask(self, cluster: str, verb: str, fields: Facts, deadline_s: float) -> Reply:
         client = GuardianClient(self._run_dir / cluster / SOCKET_NAME)

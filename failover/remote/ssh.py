@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import paramiko
 from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
@@ -347,8 +347,20 @@ class _OnlyPinned(paramiko.RejectPolicy):
         raise WrongCredentials(f"{self._host}: no host key for {hostname} is in {pinned}; it offers {key.fingerprint}")
 
 
-def _open_line(host: str, address: str, ssh: SshSettings, lost: threading.Event) -> _Line:
-    """A line whose agent has answered `hello`. Raises Unreachable, WrongCredentials."""
+class AgentSession(NamedTuple):
+    """The agent of one host, started, with the way to it. Nothing was asked yet."""
+
+    sock: socket.socket
+    client: paramiko.SSHClient
+    channel: paramiko.Channel
+
+    def close(self) -> None:
+        """Returns at once."""
+        _shut(self.client, self.sock)
+
+
+def open_session(host: str, address: str, ssh: SshSettings) -> AgentSession:
+    """Raises Unreachable, WrongCredentials."""
     sock = _tcp(host, address, ssh.port)
     client = paramiko.SSHClient()
     try:
@@ -367,7 +379,12 @@ def _open_line(host: str, address: str, ssh: SshSettings, lost: threading.Event)
     except BaseException:  # whatever it was, no half-open connection stays behind
         _shut(client, sock)
         raise
-    line = _Line(host, sock, client, channel, lost)
+    return AgentSession(sock, client, channel)
+
+
+def _open_line(host: str, address: str, ssh: SshSettings, lost: threading.Event) -> _Line:
+    """A line whose agent has answered `hello`. Raises Unreachable, WrongCredentials."""
+    line = _Line(host, *open_session(host, address, ssh), lost)
     try:
         line.ask("hello", {}, boottime_s() + START_S)
     except FailoverError as error:

@@ -4,6 +4,8 @@
     <- {"id": 7, "ok": true, "evidence": "epoch 4 closed on disk, tickets flushed, no process left", "facts": {...}}
     <- {"id": 7, "ok": false, "refused": ["..."]}
 
+A verb of `STREAMS` is answered twice, `frames` of bytes between (remote/wire.py): what was begun, and what came of it.
+
 Nothing else is accepted: unknown verbs, unknown fields, wrong types and lines over `LINE_MAX_BYTES` are refused and change
 nothing. Disabling verbs name the epoch they close; the one enabling verb (`vip-take`) only hands an order to the guardian,
 which obeys under its own proof (G1).
@@ -22,6 +24,11 @@ VERBS: dict[str, dict[str, type]] = {
     "vip-take": {"cluster": str, "epoch": int},  # ask the guardian to take the VIP; waits until it is there
     "checkpoint": {"cluster": str},  # ask the guardian for a checkpoint
     "may-start": {"cluster": str},  # is it the guardian who is starting the database right now?
+}
+
+# what is answered with an answer, then bytes, then another answer; each on an SSH session of its own
+STREAMS: dict[str, dict[str, type]] = {
+    "backup": {"cluster": str},  # a whole copy of this host's database, as the engine's own tool gives it
 }
 
 # what the guardian's own socket takes besides, from root on its own host; never over SSH

@@ -21,6 +21,8 @@ Facts = dict[str, object]
 Grammar = Mapping[str, Mapping[str, type]]
 
 ANSWER_MAX_BYTES = 16 * LINE_MAX_BYTES
+FRAME_MAX_BYTES = 1 << 20
+FRAMES_END = bytes(4)  # a frame of no bytes: the last answer follows
 _INT_MAX = 2**63 - 1
 # A cluster names a folder below run_dir: no separators and no leading dot, or ".." would leave it.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
@@ -114,6 +116,54 @@ def read_answer(line: bytes) -> tuple[int | None, Reply | FailoverError]:
     if ok is False:
         return id, _failure(said)
     raise Corrupt("an answer that says neither yes nor no")
+
+
+def frame(data: bytes) -> bytes:
+    """Bytes between the two answers of a stream: their number in four bytes, then themselves."""
+    assert 0 < len(data) <= FRAME_MAX_BYTES
+    return len(data).to_bytes(4, "big") + data
+
+
+class FrameReader:
+    """Takes a stream apart as it comes: `lines` (answers) and `frames`, whatever pieces it is fed with.
+
+    Raises Corrupt for what is neither.
+    """
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self._between = False
+
+    def line(self, more: bytes) -> bytes | None:
+        """The answer, once it is whole. After the first, frames follow."""
+        self._unread += more
+        line, newline, rest = self._unread.partition(b"\n")
+        if len(line) > ANSWER_MAX_BYTES:
+            raise Corrupt("an endless answer")
+        if not newline:
+            return None
+        self._unread, self._between = rest, True
+        return line
+
+    def frames(self, more: bytes) -> Iterator[bytes]:
+        """Those that are whole. After the empty one `over` is True, and a line follows."""
+        self._unread += more
+        at = 0
+        while self._between and len(self._unread) - at >= 4:
+            length = int.from_bytes(self._unread[at : at + 4], "big")
+            if length > FRAME_MAX_BYTES:
+                raise Corrupt("an endless frame")
+            if len(self._unread) - at - 4 < length:
+                break
+            self._between = length > 0
+            if length:
+                yield self._unread[at + 4 : at + 4 + length]
+            at += 4 + length
+        self._unread = self._unread[at:]
+
+    @property
+    def over(self) -> bool:
+        return not self._between
 
 
 class LineReader:

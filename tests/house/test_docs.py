@@ -18,7 +18,7 @@ from failover.cli.options import EXIT_CODES
 from failover.core.duty import TABLE as DUTIES
 from failover.core.tables import TABLES
 from failover.lab import diagrams
-from failover.lab.services import accounts_sql
+from failover.lab.postgresql import accounts_sql
 from failover.profiles import PROFILES
 
 ROOT = Path(__file__).parents[2]

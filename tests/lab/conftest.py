@@ -1,4 +1,7 @@
-"""The labs that the tests share: one without our daemons, and one with them that is whole again before every test.
+"""The labs that the tests share, of each engine: one without our daemons, one with them that is whole again before every test.
+
+Every test that uses one of them runs on every engine, or on those that its mark `engines` names; all tests of one engine, then
+all of the next, so that each lab is booted once.
 
 `cluster` is what most tests want: three guarded hosts, adopted, whole, and the leader free to fail over. `calm_cluster` is
 the same without waiting for the cool-down after a failover, for tests that cause none; `profiled_cluster` is that on more
@@ -15,13 +18,39 @@ from typing import Any
 import pytest
 
 from failover.lab import Lab, LabOptions
+from failover.lab.databases import ENGINES, dialect
 from failover.lab.services import missing_programs
 from tests.support.lab_cluster import Cluster
 
-ENGINES = ["postgresql"]
 SAVED = Path(__file__).parents[2] / "build" / "lab-logs"
 running = pytest.StashKey[list[Cluster]]()
 broken = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "engines(*names): what the test asks for is there with these engines only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a mark says is not there; nothing is skipped by it, because nothing is missing."""
+    apart = {item for item in items if not _is_there(item)}
+    if apart:
+        config.hook.pytest_deselected(items=list(apart))
+        items[:] = [item for item in items if item not in apart]
+
+
+def _is_there(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("engines")
+    call = getattr(item, "callspec", None)
+    return mark is None or call is None or call.params.get("engine_name", mark.args[0]) in mark.args
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """The engine that the labs run. Skips, with the reason, where this machine does not have it."""
+    if faults := dialect(request.param).faults():
+        pytest.skip("; ".join(faults))
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -33,16 +62,10 @@ def machine() -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(machine: None) -> Iterator[Lab]:
+def lab(machine: None, engine_name: str) -> Iterator[Lab]:
     """Three database hosts that replicate, a name server and an application host; no controller, no guardian."""
-    with Lab.boot(LabOptions(daemons=False)) as booted:
+    with Lab.boot(LabOptions(engine=engine_name, daemons=False)) as booted:
         yield booted
-
-
-@pytest.fixture(scope="session", params=ENGINES)
-def engine_name(request: pytest.FixtureRequest) -> str:
-    """The engine that the labs with daemons run."""
-    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ GAP_MS = 300.0
 def databases(cluster: Cluster) -> dict[str, tuple[int | None, str]]:
     """Main process and start time of every member's database."""
     hosts = cluster.lab.databases_hosts
-    return {h.name: (h.pid_of("postmaster"), h.psql("SELECT pg_postmaster_start_time()")) for h in hosts}
+    return {h.name: (h.pid_of("database"), h.sql("SELECT pg_postmaster_start_time()")) for h in hosts}
 
 
 def session_of_the_writer(cluster: Cluster, member: str) -> str:
@@ -92,7 +92,7 @@ def test_release_opens_the_gate_with_zookeeper_and_every_daemon_of_ours_gone(cal
             for role in ("controller", "guardian", "zookeeper"):
                 host.kill(role, signal.SIGKILL)
         lab.wait(lambda: not load.traffic.takers(), LEASE_S + 5.0, "the gate shut by the kernel alone")
-        assert lab.host(primary).psql("SELECT pg_is_in_recovery()") == "f", "the database itself is alive and writable"
+        assert lab.host(primary).sql("SELECT pg_is_in_recovery()") == "f", "the database itself is alive and writable"
         assert not can_write(lab, address)
         released = calm_cluster.guardian(primary, "release")
         assert released.returncode == 0, released.stderr

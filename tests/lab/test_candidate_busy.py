@@ -62,7 +62,7 @@ def test_a_reader_on_the_candidate_does_not_hold_up_its_promotion(cluster: Clust
     with cluster.traffic() as load:
         with readers_in_the_way(cluster, standbys):
             killed = boottime_s()
-            cluster.lab.host(old).kill("postmaster", signal.SIGKILL)
+            cluster.lab.host(old).kill("database", signal.SIGKILL)
             cluster.lab.wait(lambda: load.traffic.takers() & set(standbys) != set(), 30.0, "a standby that takes writes")
             first = min(p.done for p in load.traffic.probes() if p.host in standbys and p.outcome == "ok" and p.done > killed)
             stood_s = load.stalls.within_s(killed, first)

@@ -7,7 +7,7 @@ import pytest
 
 from failover.clock import boottime_s
 from failover.lab.host import Host
-from failover.lab.services import PGDATA, postgres_bin
+from failover.lab.postgresql import PGDATA, postgres_bin
 from tests.support.lab_cluster import Cluster, Load
 
 pytestmark = pytest.mark.timeout(240)

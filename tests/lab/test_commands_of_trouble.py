@@ -29,13 +29,13 @@ def test_a_fenced_standby_is_down_with_evidence_and_comes_back_on_a_word(calm_cl
         assert done.returncode == DONE, done.stderr
         assert f"{standby} is down: " in done.stdout and f"`failoverctl rejoin {standby}` brings it back" in done.stderr
         host = cluster.lab.host(standby)
-        cluster.lab.wait(lambda: host.pid_of("postmaster") is None, 5.0, "the end of its database")
+        cluster.lab.wait(lambda: host.pid_of("database") is None, 5.0, "the end of its database")
 
         told = cluster.status()
         assert told["fenced"] == [standby] and "fenced" in [p["code"] for p in told["problems"]]
         assert cluster.ctl("switchover", "--to", standby, "--yes").returncode == REFUSED
         cluster.lab.wait(lambda: standby not in sync_names(cluster), 10.0, "a smaller sync set")
-        assert host.pid_of("postmaster") is None, "it stays down until a person says otherwise"
+        assert host.pid_of("database") is None, "it stays down until a person says otherwise"
 
         back = cluster.ctl("rejoin", standby, "--yes", "--timeout", "60s", timeout_s=70.0)
         assert (back.returncode, back.stdout) == (DONE, f"{standby} streams from the primary again\n"), back.stderr

@@ -11,11 +11,13 @@ import pytest
 
 from failover.lab import configuration as conf
 from failover.lab.commands import private_file, run
+from failover.lab.databases import dialect
 from failover.lab.services import entry_point
 
 pytestmark = pytest.mark.timeout(60)
 MEMBERS = tuple(zip(("db1", "db2", "db3"), conf.MEMBER_ADDRESSES, strict=True))
-SECRETS = (*conf.ACCOUNTS, "zookeeper", "webhook", "tsig", "ssh_key", "pledge")
+DIALECT = dialect("postgresql")
+SECRETS = (*DIALECT.accounts, "zookeeper", "webhook", "tsig", "ssh_key", "pledge")
 FAULT = re.compile(r"(?P<file>/\S+):(?P<line>\d+):(?P<col>\d+): (?P<path>[\w.\[\]-]+): (?P<says>.+)")
 DAEMONS = (("failoverd",), ("failover-guardian", "run"))
 
@@ -53,7 +55,7 @@ def make(folder: Path, *mistakes: str) -> Path:
     for name in SECRETS:
         private_file(secrets / name, "c2VjcmV0IHRleHQgdGhhdCBpcyBsb25nIGVub3VnaCBmb3IgYSBrZXk=\n")
     (folder / "known_hosts").write_text("10.77.0.11 ssh-ed25519 AAAA\n")
-    text = conf.failover_yml(MEMBERS, "strict", "lan", "automatic").replace("/etc/failover/", f"{folder}/")
+    text = conf.failover_yml(DIALECT, MEMBERS, "strict", "lan", "automatic").replace("/etc/failover/", f"{folder}/")
     text += f"state_dir: {folder}/state\nrun_dir: {folder}/run\n"
     if "the profile fast without pledges" in mistakes:
         text = re.sub(r" +pledges: .*\n", "", text)

@@ -19,6 +19,8 @@ from failover.lab.network import namespaces_of
 from failover.lab.processes import Process, is_stopped
 from failover.lab.services import ROLES
 
+REFUSED = {"postgresql": "pg_hba.conf", "mariadb": "Access denied", "mysql": "Access denied"}
+BOOT_S = {"postgresql": 15.0, "mariadb": 15.0, "mysql": 25.0}
 HOLDER = """
 import signal, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits "ignore"
@@ -36,8 +38,7 @@ def zookeeper_mode(lab: Lab, name: str) -> str:
 
 
 def streaming(lab: Lab) -> set[str]:
-    answer = lab.host("db1").psql("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")
-    return set(answer.split())
+    return lab.databases.streaming("db1")
 
 
 def reaches(lab: Lab, source: str, address: str) -> bool:
@@ -51,30 +52,35 @@ def processes_that_name(text: str) -> list[str]:
 
 # --- what adoption finds -------------------------------------------------------------------------------------------
 def test_boots_in_time(lab: Lab) -> None:
-    assert lab.timings["boot"] < 15.0, lab.timings
+    assert lab.timings["boot"] < BOOT_S[lab.options.engine], lab.timings
 
 
 def test_one_primary_and_two_standbys_that_stream_from_it(lab: Lab) -> None:
     assert lab.primary() == "db1"
     assert streaming(lab) == {"db2", "db3"}
-    assert lab.host("db1").psql("SHOW synchronous_standby_names") == "ANY 1 (db2, db3)"
+    assert lab.databases.waits("db1") and not lab.databases.is_standby("db1")
+    assert lab.databases.is_standby("db2") and lab.databases.is_standby("db3")
 
 
 def test_a_commit_on_the_primary_is_on_a_standby(lab: Lab) -> None:
-    lab.host("db1").psql("CREATE TABLE seen (n int); INSERT INTO seen VALUES (7)", user="app", dbname="app")
+    lab.host("db1").sql("CREATE TABLE seen (n int); INSERT INTO seen VALUES (7)", user="app", dbname="app")
     try:
         read = "SELECT n FROM seen"
-        lab.wait(lambda: lab.host("db3").psql(read, "app", "app", timeout_s=5.0) == "7", 5.0, "the row on db3")
+        lab.wait(lambda: lab.host("db3").sql(read, "app", "app", timeout_s=5.0) == "7", 5.0, "the row on db3")
     finally:
-        lab.host("db1").psql("DROP TABLE seen", user="app", dbname="app")
+        lab.host("db1").sql("DROP TABLE seen", user="app", dbname="app")
 
 
-def test_the_application_logs_in_from_its_host_and_service_users_do_not(lab: Lab) -> None:
-    address = lab.host("db1").address
-    assert lab.app.psql("SELECT 1", "app", "app", address) == "1"
-    with pytest.raises(LabError, match="no pg_hba"):
-        lab.app.psql("SELECT 1", "failover_monitor", "postgres", address)
-    assert lab.host("db2").psql("SELECT 1", "failover_monitor", "postgres", address) == "1"
+def test_the_application_logs_in_from_its_host_and_service_users_from_the_database_hosts(lab: Lab) -> None:
+    """Never the other way round: what comes from a database host passes the gate."""
+    address, refused = lab.host("db1").address, REFUSED[lab.options.engine]
+    assert lab.app.sql("SELECT 1", "app", "app", address) == "1"
+    assert lab.host("db2").sql("SELECT 1", "failover_replication", None, address) == "1"
+    assert lab.host("db2").sql("SELECT 1", "failover_monitor", None, address) == "1"
+    with pytest.raises(LabError, match=refused):
+        lab.app.sql("SELECT 1", "failover_replication", None, address)
+    with pytest.raises(LabError, match=refused):
+        lab.host("db2").sql("SELECT 1", "app", "app", address)
 
 
 def test_zookeeper_has_one_leader_and_two_followers(lab: Lab) -> None:
@@ -160,7 +166,7 @@ def test_a_cut_cable_is_silence_until_it_is_healed(lab: Lab) -> None:
     lab.cut("db3")
     try:
         assert not reaches(lab, "app", "10.77.0.13")
-        assert lab.host("db3").psql("SELECT 1") == "1"
+        assert lab.host("db3").sql("SELECT 1") == "1"
     finally:
         lab.heal("db3")
     lab.wait(lambda: reaches(lab, "app", "10.77.0.13"), 5.0, "db3 reachable again")
@@ -198,19 +204,26 @@ def test_a_cut_port_is_that_hosts_own_and_no_other(partitioned: Lab) -> None:
     partitioned.cut("db1", port=22)
     assert not reaches(partitioned, "db2", "10.77.0.11") and not reaches(partitioned, "app", "10.77.0.11")
     assert reaches(partitioned, "db1", "10.77.0.12")
-    assert partitioned.app.psql("SELECT 1", "app", "app", "10.77.0.11") == "1"
+    assert partitioned.app.sql("SELECT 1", "app", "app", "10.77.0.11") == "1"
     partitioned.heal("db1", port=22)
     assert reaches(partitioned, "db2", "10.77.0.11")
 
 
 def test_a_partition_is_silence_on_an_established_connection_and_nothing_is_lost_when_it_is_healed(partitioned: Lab) -> None:
     partitioned.cut("db1", "db3")
-    db1 = partitioned.host("db1")
-    db1.psql("CREATE TABLE beyond (n int); DROP TABLE beyond")
-    behind = "SELECT pg_wal_lsn_diff(sent_lsn, flush_lsn) > 0 FROM pg_stat_replication WHERE application_name = 'db3'"
-    partitioned.wait(lambda: db1.psql(behind) in ("t", ""), 5.0, "db3 hears nothing of it")
-    partitioned.heal()
-    partitioned.wait(lambda: "db3" in streaming(partitioned) and db1.psql(behind) == "f", 15.0, "db3 has it all")
+    there = "SELECT count(*) FROM information_schema.tables WHERE table_name = 'beyond'"
+
+    def has_it(name: str) -> bool:
+        return partitioned.host(name).sql(there, dbname="app") == "1"
+
+    partitioned.host("db1").sql("CREATE TABLE beyond (n int)", "app", "app")
+    try:
+        partitioned.wait(lambda: has_it("db2"), 5.0, "the table on db2")
+        assert not has_it("db3"), "db3 hears nothing of it"
+        partitioned.heal()
+        partitioned.wait(lambda: "db3" in streaming(partitioned) and has_it("db3"), 15.0, "db3 has it all")
+    finally:
+        partitioned.host("db1").sql("DROP TABLE beyond", "app", "app")
 
 
 def test_no_ruleset_of_a_host_is_touched_and_flushing_it_heals_nothing(partitioned: Lab) -> None:
@@ -236,49 +249,50 @@ def test_commands_go_to_a_host_that_is_neither_cut_off_nor_frozen(partitioned: L
         db1.thaw("host")
 
 
-def test_killing_a_postmaster_spares_the_other_hosts_and_start_brings_it_back(lab: Lab) -> None:
+def test_killing_a_database_spares_the_other_hosts_and_start_brings_it_back(lab: Lab) -> None:
     db2 = lab.host("db2")
-    others = [lab.host(name).pid_of("postmaster") for name in ("db1", "db3")]
-    before = db2.pid_of("postmaster")
-    assert db2.kill("postmaster") == [before]
-    lab.wait(lambda: not db2.of_role("postgres_all"), 10.0, "no process left in db2's data directory")
-    after = db2.start("postmaster")
+    others = [lab.host(name).pid_of("database") for name in ("db1", "db3")]
+    before = db2.pid_of("database")
+    assert db2.kill("database") == [before]
+    lab.wait(lambda: not db2.of_role("database_all"), 10.0, "no process left in db2's data directory")
+    lab.databases.start("db2")
+    after = db2.pid_of("database")
     assert after != before
-    assert [lab.host(name).pid_of("postmaster") for name in ("db1", "db3")] == others
+    assert [lab.host(name).pid_of("database") for name in ("db1", "db3")] == others
     lab.wait(lambda: "db2" in streaming(lab), 10.0, "db2 streaming again")
 
 
 def test_a_frozen_database_answers_nobody_and_the_question_ends_at_its_deadline(lab: Lab) -> None:
     db3 = lab.host("db3")
-    assert len(db3.freeze("database")) > 3
+    assert db3.pid_of("database") in db3.freeze("database")
     try:
         with pytest.raises(LabError, match="no end after 1 s"):
-            db3.psql("SELECT 1", timeout_s=1.0)
-        assert not [p for p in db3.processes() if p.argv[0] == "psql"]
+            db3.sql("SELECT 1", timeout_s=1.0)
+        assert not [p for p in db3.processes() if p.argv[0] == lab.dialect.shell(None, None, None).argv[0]]
     finally:
         db3.thaw("database")
-    assert db3.psql("SELECT 1") == "1"
+    assert db3.sql("SELECT 1") == "1"
 
 
+@pytest.mark.engines("postgresql")
 def test_behind_a_frozen_postmaster_old_sessions_work_on_and_new_ones_hang(lab: Lab) -> None:
     db3 = lab.host("db3")
-    argv = ["psql", "-XAtqw", "-h", "/run/postgresql", "-U", "postgres", "-d", "postgres"]
-    session = db3.popen(argv, user="postgres")
+    session = db3.sql_session()
     assert session.stdin is not None and session.stdout is not None
     try:
         session.stdin.write("SELECT 41;\n")
         session.stdin.flush()
         assert session.stdout.readline() == "41\n"
-        assert db3.freeze("postmaster") == [db3.pid_of("postmaster")]
+        assert db3.freeze("main process") == [db3.pid_of("database")]
         session.stdin.write("SELECT 42;\n")
         session.stdin.flush()
         assert session.stdout.readline() == "42\n"
         with pytest.raises(LabError, match="no end after 1 s"):
-            db3.psql("SELECT 1", timeout_s=1.0)
+            db3.sql("SELECT 1", timeout_s=1.0)
     finally:
-        db3.thaw("postmaster")
+        db3.thaw("database")
         db3.end(session)
-    assert db3.psql("SELECT 1") == "1"
+    assert db3.sql("SELECT 1") == "1"
 
 
 def test_a_frozen_host_stands_still_with_all_it_forks_and_runs_on_when_thawed(lab: Lab) -> None:
@@ -287,14 +301,14 @@ def test_a_frozen_host_stands_still_with_all_it_forks_and_runs_on_when_thawed(la
     forker = db3.popen(["sh", "-c", "while :; do (sleep 0.01); done"])
     try:
         frozen = db3.freeze("host")
-        assert db3.is_frozen and db3.pid_of("postmaster") in frozen
+        assert db3.is_frozen and db3.pid_of("database") in frozen
         assert all(is_stopped(p.pid) for p in db3.processes())
         assert {p.pid for p in db3.processes()} == set(frozen)
         assert reaches(lab, "app", "10.77.0.13"), "the kernel still accepts connections"
     finally:
         db3.thaw("host")
         db3.end(forker)
-    assert not db3.is_frozen and db3.psql("SELECT 1") == "1"
+    assert not db3.is_frozen and db3.sql("SELECT 1") == "1"
     wait(lambda: zookeeper_mode(lab, "db3") != "", 15.0, "db3's ZooKeeper in the ensemble")
 
 
@@ -365,15 +379,15 @@ def left_of(lab_id: str) -> list[str]:
 
 
 def test_two_labs_use_the_same_addresses_and_never_meet(lab: Lab, holder: tuple[subprocess.Popen[str], str]) -> None:
-    identify = "SELECT system_identifier FROM pg_control_system()"
-    mine = lab.app.psql(identify, "app", "app", "10.77.0.11")
-    with Lab.boot(LabOptions(daemons=False, members=("db1",), replication="async")) as second:
-        theirs = second.app.psql(identify, "app", "app", "10.77.0.11")
-        assert mine != theirs
+    mine = "SELECT count(*) FROM information_schema.tables WHERE table_name = 'mine'"
+    lab.app.sql("CREATE TABLE mine (n int)", "app", "app", "10.77.0.11")
+    with Lab.boot(LabOptions(lab.options.engine, daemons=False, members=("db1",), replication="async")) as second:
+        assert second.app.sql(mine, "app", "app", "10.77.0.11") == "0"
         assert left_of(holder[1]), "a boot must not touch a living lab"
         name = second.id
     assert left_of(name) == []
-    assert lab.app.psql(identify, "app", "app", "10.77.0.11") == mine
+    assert lab.app.sql(mine, "app", "app", "10.77.0.11") == "1"
+    lab.app.sql("DROP TABLE mine", "app", "app", "10.77.0.11")
 
 
 def test_what_a_killed_holder_left_is_gone_after_the_next_boot(holder: tuple[subprocess.Popen[str], str]) -> None:
@@ -409,8 +423,9 @@ def test_a_boot_that_fails_leaves_nothing(machine: None) -> None:
 
 def how_it_ends(lab: Lab, end: Callable[[str], None]) -> str:
     """What a connection from the application's host to db3 hears while `end("db3")` is done: "reset" or "silence"."""
-    listener = "import socket; s = socket.create_connection(('10.77.0.13', 5432)); s.settimeout(1.5); print('open', flush=True)\n"
-    listener += "try: print('closed' if s.recv(1) == b'' else 'data')\n"
+    where = f"('10.77.0.13', {lab.dialect.port})"
+    listener = f"import socket; s = socket.create_connection({where}); s.settimeout(1.5); print('open', flush=True)\n"
+    listener += "try:\n  while s.recv(99): pass\n  print('closed')\n"
     listener += "except ConnectionResetError: print('reset')\nexcept TimeoutError: print('silence')"
     client = lab.app.popen([sys.executable, "-c", listener])
     assert client.stdout is not None
@@ -433,6 +448,6 @@ def test_a_dead_host_comes_back_with_its_data_and_without_its_virtual_address(la
     lab.boot_host("db3")
     assert db3.addresses() == ("10.77.0.13",)
     (db3.data_dir or Path()).joinpath("postmaster.pid").unlink(missing_ok=True)
-    db3.start("postmaster")
+    lab.databases.start("db3")
     lab.wait(lambda: "db3" in streaming(lab), 15.0, "db3 streaming again")
     wait(lambda: lab.zookeeper_leader() is not None and zookeeper_mode(lab, "db3") != "", 15.0, "db3's ZooKeeper is back")

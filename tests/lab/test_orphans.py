@@ -19,7 +19,6 @@ import pytest
 import failover
 from failover.clock import boottime_s
 from failover.lab.host import Host
-from failover.lab.traffic import PORT
 from tests.support import orphans
 from tests.support.lab_cluster import Cluster, Load
 
@@ -66,8 +65,9 @@ class Mourner:
 
 
 def start_orphans(cluster: Cluster, load: Load, host: Host, out: Path) -> None:
-    argv = [sys.executable, str(Path(orphans.__file__)), "--dsn-file", str(load.traffic.directory / "dsn"), "--out", str(out),
-            "--target", f"{host.name}={host.address}:{PORT}", *SECONDS]  # fmt: skip
+    login = str(load.traffic.directory / "writer.login")
+    argv = [sys.executable, str(Path(orphans.__file__)), "--login-file", login, "--out", str(out),
+            "--target", f"{host.name}={host.address}:{cluster.lab.dialect.port}", *SECONDS]  # fmt: skip
     root = Path(failover.__file__).resolve().parent.parent
     process = cluster.lab.app.popen(argv, env={"PYTHONPATH": str(root)}, log=out.with_suffix(".log"))
     assert process.stdout is not None
@@ -91,12 +91,12 @@ def test_no_orphan_acknowledges_once_the_receipt_is_written(cluster: Cluster, tm
     out, mourner = tmp_path / "orphans.jsonl", Mourner()
     with cluster.traffic() as load:
         start_orphans(cluster, load, old, out)
-        mourner.take([p.pid for p in old.of_role("postgres_all")])
+        mourner.take([p.pid for p in old.of_role("database_all")])
         mourner.start()
         try:
             killed = boottime_s()
-            assert old.kill("postmaster", signal.SIGKILL)
-            mourner.take([p.pid for p in old.of_role("postgres_all")])
+            assert old.kill("database", signal.SIGKILL)
+            mourner.take([p.pid for p in old.of_role("database_all")])
             load.flows(30.0, killed, "writes on another primary")
             cluster.lab.wait(lambda: len(out.read_text().splitlines()) == 2 * len(SECONDS), 15.0, "the end of every statement")
             receipt = receipt_s(cluster, old.name, killed)

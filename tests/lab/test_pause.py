@@ -84,15 +84,15 @@ def test_a_database_killed_in_a_pause_waits_for_its_operator_and_starts_as_a_sta
     with cluster.traffic() as load:
         since = boottime_s()
         asked(cluster, "pause", "--for", "5min")
-        assert host.kill("postmaster", signal.SIGKILL)
-        lab.wait(lambda: not host.of_role("postmaster"), 5.0, "the death of the primary's main process")
+        assert host.kill("database", signal.SIGKILL)
+        lab.wait(lambda: not host.of_role("database"), 5.0, "the death of the primary's main process")
         threading.Event().wait(QUIET_S)
         assert record(cluster) == (epoch, primary, operations), "nobody took over"
-        assert host.pid_of("postmaster") is None, "nobody started it"
-        lab.wait(lambda: not host.of_role("postgres_all"), 10.0, "the end of what the dead main process left")
-        began = host.log("postmaster").stat().st_size
-        host.start("postmaster")
-        started = host.log("postmaster").read_bytes()[began:].decode()
+        assert host.pid_of("database") is None, "nobody started it"
+        lab.wait(lambda: not host.of_role("database_all"), 10.0, "the end of what the dead main process left")
+        began = host.log("database").stat().st_size
+        host.start("database")
+        started = host.log("database").read_bytes()[began:].decode()
         assert "entering standby mode" in started, f"started by hand it is a standby first:\n{started}"
         threading.Event().wait(QUIET_S)
         assert record(cluster)[1:] == (primary, operations)
@@ -112,12 +112,12 @@ def test_a_standby_in_maintenance_is_no_candidate_and_is_left_alone_until_it_is_
     assert (plan["candidate"], why[aside]) == (other, "in maintenance"), plan
     assert any(p["code"] == "maintenance" and "a new disk" in p["text"] for p in calm_cluster.status()["problems"])
     with calm_cluster.traffic() as load:
-        host.kill("postgres_all", signal.SIGKILL)
-        lab.wait(lambda: not host.of_role("postgres_all"), 5.0, f"the end of the database on {aside}")
+        host.kill("database_all", signal.SIGKILL)
+        lab.wait(lambda: not host.of_role("database_all"), 5.0, f"the end of the database on {aside}")
         threading.Event().wait(QUIET_S)
-        assert host.pid_of("postmaster") is None, "the guardian leaves it down"
+        assert host.pid_of("database") is None, "the guardian leaves it down"
         asked(calm_cluster, "maintenance", "off", aside)
-        lab.wait(lambda: host.pid_of("postmaster") is not None, 15.0, f"the guardian's start on {aside}")
+        lab.wait(lambda: host.pid_of("database") is not None, 15.0, f"the guardian's start on {aside}")
         calm_cluster.wait_whole(30.0, cooldown=False)
         assert load.failed() == []
     assert record(calm_cluster) == before

@@ -64,7 +64,7 @@ def test_an_operator_and_the_machine_who_want_the_same_make_one_operation(cluste
     old, (_, third), before = cluster.primary(), cluster.standbys(), len(stories(cluster))
     with cluster.traffic() as load, ThreadPoolExecutor(1) as person:
         with nobody_decides(cluster):
-            assert cluster.lab.host(old).kill("postmaster", signal.SIGKILL)
+            assert cluster.lab.host(old).kill("database", signal.SIGKILL)
             wish = asked(cluster, person, command, "--expect-primary", old, on=third)
             leader_faults.pause(FILED_S)  # nothing tells that a request waits for controllers which stand still
         ended = wish.result(60.0)
@@ -112,7 +112,7 @@ def test_writes_stay_or_come_back_when_the_target_dies_under_the_switchover(calm
             wish = asked(cluster, person, "switchover", "--to", target, on=third)
             trap.wait(60.0)
             lab.host(target).kill("guardian", signal.SIGKILL)
-            lab.host(target).kill("postgres_all", signal.SIGKILL)
+            lab.host(target).kill("database_all", signal.SIGKILL)
             trap.resume()
             ended = wish.result(60.0)
             assert ended.returncode == UNDONE, ended.stdout + ended.stderr

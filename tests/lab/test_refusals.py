@@ -101,7 +101,7 @@ def test_a_failover_to_a_member_that_is_down_leaves_the_healthy_primary_alone(ca
     primary, (_, down) = calm_cluster.primary(), calm_cluster.standbys()
     host = calm_cluster.lab.host(down)
     host.kill("guardian", signal.SIGKILL)
-    host.kill("postgres_all", signal.SIGKILL)
+    host.kill("database_all", signal.SIGKILL)
     silent = f"{down} is silent: its guardian does not report"
     calm_cluster.lab.wait(lambda: silent in calm_cluster.seen().problems, 10.0, f"{down} silent in `status`")
     threading.Event().wait(RECORD_OLD_S)  # the leader counts by its own clock

@@ -104,7 +104,7 @@ def test_a_host_that_comes_back_while_zookeeper_is_away_stays_fenced(away: Clust
     guardian = lab.host(member)
     lab.wait(lambda: "failover_gate" in guardian.run(["nft", "list", "tables"]).stdout, 20.0, "the gate in the kernel")
     rules = guardian.run(["nft", "list", "ruleset"]).stdout
-    assert guardian.pid_of("postmaster") is None and "expires" not in rules, "no database, no ticket"
+    assert guardian.pid_of("database") is None and "expires" not in rules, "no database, no ticket"
     assert member not in lab.databases.primaries()
     away.start_everything()
     lab.wait(lambda: seen(away, member)["streaming"], 90.0, lambda: f"{member} streaming: {seen(away, member)}")

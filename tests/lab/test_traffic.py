@@ -1,4 +1,4 @@
-"""The lab's clients against real PostgreSQL servers on loopback: what they record is what happened."""
+"""The lab's clients against real servers on loopback, of every engine: what they record is what happened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,9 +24,8 @@ from failover.clock import boottime_s
 from failover.lab.acts import control_run, ids_on
 from failover.lab.commands import run
 from failover.lab.configuration import VIP
-from failover.lab.history import SCHEMA, probes_in, writes_in
+from failover.lab.history import probes_in, writes_in
 from failover.lab.lab import Lab, LabOptions
-from failover.lab.services import missing_programs
 from failover.lab.traffic import Traffic
 from failover.lab.verdict import (
     Window,
@@ -39,71 +37,25 @@ from failover.lab.verdict import (
     resumed,
     vip_conflicts,
 )
+from tests.support.lone_server import LoneServer, free_port, lone_server
 
-BIN = Path("/usr/lib/postgresql/15/bin")
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it runs PostgreSQL as its own account"),
-    pytest.mark.skipif(not (BIN / "initdb").exists(), reason="PostgreSQL 15 is not installed"),
-    pytest.mark.timeout(60),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it runs databases as their own accounts"),
+    pytest.mark.timeout(90),
 ]
-
-
-@dataclass
-class Server:
-    """A PostgreSQL server of this test alone."""
-
-    data: Path
-    port: int
-
-    def do(self, tool: str, *args: str) -> str:
-        argv = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", str(BIN / tool), *args]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd="/")
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout
-
-    def start(self) -> None:
-        log = str(self.data.with_suffix(".log"))
-        self.do("pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", log)
-
-    def stop(self) -> None:
-        self.do("pg_ctl", "stop", "-w", "-s", "-m", "immediate", "-D", str(self.data))
-
-    def psql(self, sql: str) -> str:
-        return self.do("psql", "-XAtq", "-h", "127.0.0.1", "-p", str(self.port), "-d", "postgres", "-c", sql)
-
-    def ids(self) -> list[int]:
-        return [int(line) for line in self.psql("SELECT id FROM lab.writes").split()]
-
-    @property
-    def postmaster(self) -> int:
-        return int((self.data / "postmaster.pid").read_text().split()[0])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+Pair = tuple[LoneServer, LoneServer]
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Server, Server]]:
+def servers(engine_name: str) -> Iterator[Pair]:
     """Two independent servers with the lab's tables, as if both were primaries."""
     root = Path(tempfile.mkdtemp(prefix="failover-traffic-"))
     root.chmod(0o755)
-    pair = []
+    pair: list[LoneServer] = []
     try:
         for name in ("db1", "db2"):
-            home = root / name
-            home.mkdir()
-            shutil.chown(home, "postgres", "postgres")
-            server = Server(home / "data", free_port())
-            server.do("initdb", "-D", str(server.data), "-A", "trust", "-U", "postgres", "--no-sync")
-            with (server.data / "postgresql.conf").open("a") as conf:
-                conf.write(f"port={server.port}\nlisten_addresses='127.0.0.1'\nunix_socket_directories=''\n")
-            server.start()
-            pair.append(server)
-            server.psql("CREATE ROLE app LOGIN")
-            server.psql(SCHEMA)
+            (root / name).mkdir()
+            pair.append(lone_server(engine_name, root / name))
         yield pair[0], pair[1]
     finally:
         for server in pair:
@@ -112,19 +64,20 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 
 @pytest.fixture
-def dsn_file(servers: tuple[Server, Server], tmp_path: Path) -> Path:
-    """What the application connects with; it names the first server. The tables are empty."""
+def logins(servers: Pair, tmp_path: Path) -> Path:
+    """Where the files are that writer and prober connect with; they name the first server. The tables are empty."""
     for server in servers:
-        server.psql("TRUNCATE lab.writes, lab.prober")
-    path = tmp_path / "dsn"
-    path.write_text(f"host=127.0.0.1 port={servers[0].port} dbname=postgres user=app")
-    return path
+        server.empty()
+    for name, user in (("writer", "app"), ("prober", servers[0].prober)):
+        (tmp_path / f"{name}.login").write_text(f"{servers[0].login(user)}\n")
+    return tmp_path
 
 
 @contextmanager
-def client(module: str, dsn_file: Path, out: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+def client(module: str, logins: Path, out: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
     """A client process of its own; ended in order, so that its last answer is on file."""
-    argv = [sys.executable, "-m", f"failover.lab.{module}", "--dsn-file", str(dsn_file), "--out", str(out), *args]
+    login = str(logins / f"{module}.login")
+    argv = [sys.executable, "-m", f"failover.lab.{module}", "--login-file", login, "--out", str(out), *args]
     with ended(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)) as process:
         yield process
 
@@ -155,24 +108,24 @@ def acked(out: Path) -> int:
 
 
 def test_every_acknowledged_write_is_in_the_table_and_the_pace_is_ten_milliseconds(
-    servers: tuple[Server, Server], dsn_file: Path, tmp_path: Path
+    servers: Pair, logins: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "writes"
-    with client("writer", dsn_file, out):
+    with client("writer", logins, out):
         until(lambda: acked(out) >= 150)
     history = writes_in(out)
     pace = (history[149].invoke - history[49].invoke) / 100
     assert 0.0099 < pace < 0.015
     assert lost_ids(history, servers[0].ids()) == [] and impossible_ids(history, servers[0].ids()) == []
-    servers[0].psql("DELETE FROM lab.writes WHERE id = 77")
+    servers[0].sql("DELETE FROM lab.writes WHERE id = 77")
     assert lost_ids(history, servers[0].ids()) == [77]
 
 
 def test_a_crashed_server_is_an_outage_of_the_length_it_had_and_the_writer_comes_back_by_itself(
-    servers: tuple[Server, Server], dsn_file: Path, tmp_path: Path
+    servers: Pair, logins: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "writes"
-    with client("writer", dsn_file, out):
+    with client("writer", logins, out):
         until(lambda: acked(out) >= 50)
         start = boottime_s()
         servers[0].stop()
@@ -189,13 +142,13 @@ def test_a_crashed_server_is_an_outage_of_the_length_it_had_and_the_writer_comes
 
 
 def test_a_frozen_server_is_given_up_after_300_ms_and_its_writes_are_unknown(
-    servers: tuple[Server, Server], dsn_file: Path, tmp_path: Path
+    servers: Pair, logins: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "writes"
     server = servers[0]
-    with client("writer", dsn_file, out):
+    with client("writer", logins, out):
         until(lambda: acked(out) >= 20)
-        everyone = family(server)
+        everyone = server.family()
         for pid in everyone:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -212,52 +165,43 @@ def test_a_frozen_server_is_given_up_after_300_ms_and_its_writes_are_unknown(
     assert lost_ids(history, server.ids()) == [] and impossible_ids(history, server.ids()) == []
 
 
-def family(server: Server) -> list[int]:
-    """The postmaster and its children."""
-    children = Path(f"/proc/{server.postmaster}/task/{server.postmaster}/children").read_text().split()
-    return [server.postmaster, *map(int, children)]
-
-
 def test_a_commit_that_waits_for_a_missing_standby_is_never_acknowledged_but_the_prober_sees_the_writer(
-    servers: tuple[Server, Server], dsn_file: Path, tmp_path: Path
+    servers: Pair, logins: Path, tmp_path: Path
 ) -> None:
     writes, probes = tmp_path / "writes", tmp_path / "probes"
     server = servers[0]
-    server.psql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    server.psql("SELECT pg_reload_conf()")
+    server.wait_for_a_standby(True)
     try:
-        until(lambda: server.psql("SHOW synchronous_standby_names").strip() == "nobody")
         target = f"db1=127.0.0.1:{server.port}"
-        with client("writer", dsn_file, writes), client("prober", dsn_file, probes, target):
+        with client("writer", logins, writes), client("prober", logins, probes, target):
             until(lambda: len(writes_in(writes)) >= 5)
             until(lambda: sum(p.outcome == "ok" for p in probes_in(probes)) >= 20)
     finally:
-        server.psql("ALTER SYSTEM RESET synchronous_standby_names")
-        server.psql("SELECT pg_reload_conf()")
+        server.wait_for_a_standby(False)
     assert {w.outcome for w in writes_in(writes)} == {"info"}
     assert len(reigns(probes_in(probes), Window(0, 0, boottime_s()))) == 1
 
 
 def test_the_prober_tells_one_writer_from_two(
-    servers: tuple[Server, Server], dsn_file: Path, tmp_path: Path
+    servers: Pair, logins: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "probes"
     first, second = servers
-    read_only(second, True)
+    second.read_only(True)
     targets = [f"db1=127.0.0.1:{first.port}", f"db2=127.0.0.1:{second.port}"]
 
     def successes(host: str, since: float) -> int:
         return sum(p.host == host and p.outcome == "ok" and p.invoke > since for p in probes_in(out))
 
-    with client("prober", dsn_file, out, *targets):
+    with client("prober", logins, out, *targets):
         start = boottime_s()
         until(lambda: successes("db1", start) >= 20)
-        read_only(first, True)
+        first.read_only(True)
         changed = boottime_s()
-        read_only(second, False)
+        second.read_only(False)
         until(lambda: successes("db2", changed) >= 20)
         one = Window(start, changed, boottime_s())
-        read_only(first, False)
+        first.read_only(False)
         until(lambda: successes("db1", one.end) >= 20 and successes("db2", one.end) >= 20)
     two = Window(one.end, one.end, boottime_s())
     history = probes_in(out)
@@ -266,22 +210,15 @@ def test_the_prober_tells_one_writer_from_two(
     assert dual_writer_ms(history, two) > 200
 
 
-def read_only(server: Server, wanted: bool) -> None:
-    """Make the running sessions of `app` read-only or writable, as a demotion and a promotion do."""
-    value = "on" if wanted else "off"
-    server.psql(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-    server.psql("SELECT pg_reload_conf()")
-
-
 def test_a_silent_host_does_not_slow_the_probes_of_the_others(
-    servers: tuple[Server, Server], dsn_file: Path, tmp_path: Path
+    servers: Pair, logins: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "probes"
     with socket.socket() as deaf:  # accepts in the kernel, never answers
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(1)
         targets = [f"db1=127.0.0.1:{servers[0].port}", f"deaf=127.0.0.1:{deaf.getsockname()[1]}"]
-        with client("prober", dsn_file, out, *targets):
+        with client("prober", logins, out, *targets):
             until(lambda: sum(p.host == "db1" for p in probes_in(out)) >= 100)
     history = probes_in(out)
     good = [p for p in history if p.host == "db1"]
@@ -289,25 +226,26 @@ def test_a_silent_host_does_not_slow_the_probes_of_the_others(
     assert {p.outcome for p in history if p.host == "deaf"} == {"no"}
 
 
+@pytest.mark.engines("postgresql")
 def test_a_backend_kept_busy_commits_and_acknowledges_after_its_postmaster_was_killed(
-    servers: tuple[Server, Server], dsn_file: Path, tmp_path: Path
+    servers: Pair, logins: Path, tmp_path: Path
 ) -> None:
     """The trap of the act "process kill": without a fence this orphan is a second writer, and the history must show
     it.
     """
     out = tmp_path / "probes"
     server = servers[0]
-    with client("prober", dsn_file, out, "--busy-s", "0.5", f"db1=127.0.0.1:{server.port}") as process:
+    with client("prober", logins, out, "--busy-s", "0.5", f"db1=127.0.0.1:{server.port}") as process:
         assert process.stdout and process.stdout.readline() == "running\n"
-        children = family(server)[1:]
-        os.kill(server.postmaster, signal.SIGKILL)
+        children = server.family()[1:]
+        os.kill(server.main_pid, signal.SIGKILL)
         killed = boottime_s()
         process.wait(timeout=5)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
     server.start()
     (orphan,) = probes_in(out)
     assert orphan.outcome == "ok" and orphan.done > killed
-    assert server.psql("SELECT count(*) FROM lab.prober WHERE seq = -1").strip() == "1"
+    assert server.sql("SELECT count(*) FROM lab.prober WHERE seq = -1").strip() == "1"
 
 
 SECRET = "a secret of this test"
@@ -350,9 +288,9 @@ def test_the_receiver_takes_genuine_notices_once_and_refuses_forged_and_old_ones
     assert lines[3]["body"] == {"new_primary": "db2"}
 
 
-def test_a_client_ends_by_itself_when_its_parent_is_gone(dsn_file: Path, tmp_path: Path) -> None:
+def test_a_client_ends_by_itself_when_its_parent_is_gone(logins: Path, tmp_path: Path) -> None:
     out = tmp_path / "writes"
-    with client("writer", dsn_file, out) as process:
+    with client("writer", logins, out) as process:
         until(lambda: acked(out) >= 5)
         assert process.stdin
         process.stdin.close()
@@ -361,11 +299,9 @@ def test_a_client_ends_by_itself_when_its_parent_is_gone(dsn_file: Path, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def lab(machine: None, engine_name: str) -> Iterator[Lab]:
     """Real hosts without our daemons: nothing fences. The VIP is where an administrator put it."""
-    if faults := missing_programs():
-        pytest.skip("; ".join(faults))
-    with Lab.boot(LabOptions(daemons=False)) as booted:
+    with Lab.boot(LabOptions(engine=engine_name, daemons=False)) as booted:
         move_vip(booted, None, "db1")
         yield booted
 
@@ -389,16 +325,15 @@ def move_vip(lab: Lab, old: str | None, new: str) -> None:
 
 
 @pytest.mark.lab
+@pytest.mark.engines("postgresql")
 def test_a_failover_without_a_fence_is_condemned_for_the_orphan_that_still_commits(lab: Lab, traffic: Traffic) -> None:
     """What the act "process kill" does, done as a careless script would: promote first, and let the orphan live."""
     start = boottime_s()
     orphan = traffic.busy("db1", 1.5)
-    lab.host("db1").kill("postmaster")
+    lab.host("db1").kill("database")
     fault = boottime_s()
-    lab.host("db2").psql("ALTER SYSTEM SET synchronous_standby_names = ''")
-    lab.host("db2").psql("SELECT pg_promote(false)")
-    lab.wait(lambda: lab.host("db2").psql("SELECT pg_is_in_recovery()") == "f", 10.0, "db2 promoted")
-    lab.host("db2").psql("SELECT pg_reload_conf()")
+    lab.databases.make_primary("db2")
+    lab.databases.wait_for_nobody("db2")
     move_vip(lab, "db1", "db2")
     lab.wait(lambda: traffic.flowing(fault), 10.0, "writes through the VIP on db2")
     orphan.wait(timeout=10)

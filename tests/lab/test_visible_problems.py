@@ -15,7 +15,7 @@ import pytest
 from failover.lab import Lab
 from failover.lab.commands import LabError, run
 from failover.lab.host import Host
-from failover.lab.services import PGDATA, accounts_sql, postgres_bin
+from failover.lab.postgresql import PGDATA, accounts_sql, postgres_bin
 from tests.support.lab_cluster import Cluster
 
 pytestmark = pytest.mark.timeout(180)
@@ -176,8 +176,8 @@ def test_a_stopped_guardian_is_silent_and_the_database_goes_on(calm_cluster: Clu
 
 # --- another database in a member's place ----------------------------------------------------------------------------------
 def take_away(host: Host) -> None:
-    host.kill("postgres_all", signal.SIGKILL)
-    Lab.wait(lambda: not host.of_role("postgres_all"), 10.0, f"the end of the database on {host.name}")
+    host.kill("database_all", signal.SIGKILL)
+    Lab.wait(lambda: not host.of_role("database_all"), 10.0, f"the end of the database on {host.name}")
 
 
 def put_another(cluster: Cluster, host: Host) -> str:
@@ -226,7 +226,7 @@ def test_an_adoption_with_a_stranger_among_the_members_is_refused_with_every_rea
     host = lab.host("db3")
     take_away(host)
     identifier = put_another(shared_cluster, host)
-    host.start("postmaster")
+    host.start("database")
     socket = ["psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-h", "/run/postgresql", "-d", "postgres"]
     host.run(socket, 20.0, user="postgres", stdin=accounts_sql(lab.secrets.password))
     lab.wait(lambda: _role(shared_cluster, "db3") == "primary", 20.0, "the stranger's guardian reports it")
@@ -241,7 +241,7 @@ def test_an_adoption_with_a_stranger_among_the_members_is_refused_with_every_rea
         assert "failover" not in run(["ip", "netns", "exec", one.namespace, "nft", "list", "tables"]).stdout
     take_away(host)
     lab.databases.copy("db1", "db3")
-    host.start("postmaster")
+    host.start("database")
     shared_cluster.adopt()
     shared_cluster.wait_whole(60.0)
 

@@ -30,7 +30,6 @@ ROLES = ("zookeeper", "sshd", "guardian", "controller")
 LOGS = ("guardian", "controller")
 WHOLE_S = 90.0  # a rejoin, a cool-down and a controller's election fit in
 LOOK_EVERY_S = 0.3
-EMPTIED = "CREATE SCHEMA IF NOT EXISTS lab; DROP TABLE IF EXISTS lab.writes, lab.prober"
 
 
 class Load:
@@ -149,7 +148,7 @@ class Cluster:
         return status(self.lab)
 
     def primary(self) -> str:
-        """The one member whose database is not in recovery. LabError if there is none, or more than one."""
+        """The one member whose database takes writes. LabError if there is none, or more than one."""
         found = self.lab.databases.primaries()
         if len(found) != 1:
             raise LabError(f"one primary expected, found {', '.join(found) or 'none'}")
@@ -160,9 +159,9 @@ class Cluster:
         primary = self.primary()
         return [name for name in self.options.members if name != primary]
 
-    def sql(self, member: str, sql: str, dbname: str = "postgres", timeout_s: float = 10.0) -> str:
+    def sql(self, member: str, sql: str, dbname: str | None = None, timeout_s: float = 10.0) -> str:
         """What the member's database answers its administrator."""
-        return self.lab.host(member).psql(sql, dbname=dbname, timeout_s=timeout_s)
+        return self.lab.host(member).sql(sql, dbname=dbname, timeout_s=timeout_s)
 
     def guardian(self, member: str, verb: str) -> subprocess.CompletedProcess[str]:
         """`failover-guardian VERB` on that host (release, arm); the exit code is not judged."""
@@ -175,9 +174,9 @@ class Cluster:
         """Each standby that has log which its primary's history does not have, in its database's own words."""
         found = []
         for host in self.lab.databases_hosts:
-            logs = [host.log("postmaster"), host.directory / "state" / f"{CLUSTER}-database.log"]
+            logs = [host.log("database"), host.directory / "state" / f"{CLUSTER}-database.log"]
             lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-200:]]
-            found += [f"{host.name}: {line}" for line in lines if "before current recovery point" in line][-1:]
+            found += [f"{host.name}: {line}" for line in lines if host.dialect.cannot_follow in line][-1:]
         return found
 
     # --- waiting ---------------------------------------------------------------------------------------------------
@@ -232,7 +231,7 @@ class Cluster:
         """The demo's clients on empty tables: a writer through the VIP every 10 ms, a prober at every host, the receiver of
         notices. Ended with the block; what they recorded stays readable."""
         self._loads += 1
-        self.sql(self.primary(), EMPTIED, dbname=DATABASE)
+        self.sql(self.primary(), self.lab.dialect.emptied, dbname=DATABASE)
         clients = Traffic(self.lab, self.lab.directory / f"traffic-{self._loads}")
         stalls = Stalls(self.lab.directory / "stalls")
         try:
@@ -250,7 +249,7 @@ class Cluster:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for history in self._lab.directory.glob("traffic-*"):
-            shutil.copytree(history, folder / history.name, ignore=shutil.ignore_patterns("dsn"))
+            shutil.copytree(history, folder / history.name, ignore=shutil.ignore_patterns("*.login"))
         said = [f"logs and histories: {folder}"]
         for name in self.options.members:
             host = self._lab.host(name)

@@ -1,6 +1,6 @@
 """Statements that are under way when their server's main process is killed, and would be acknowledged after it.
 
-    python orphans.py --dsn-file F --out FILE --target db1=10.77.0.11:5432 0.3 0.6 1.2
+    python orphans.py --login-file F --out FILE --target db1=10.77.0.11:5432 0.3 0.6 1.2
 
 For each number of seconds two sessions, each with one statement: one sleeps that long in the server and then inserts, one
 computes that long, never waiting for anything, and then inserts. Prints `running` once all of them were sent; leaves one
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from failover.clock import boottime_s
 from failover.lab.prober import Target
-from failover.lab.session import Session
+from failover.lab.session import Login, Session, connect
 
 ID = 1_000_000  # far above the writer's
 SLEEPS = "INSERT INTO lab.writes (id) SELECT {id} FROM pg_sleep({seconds})"
@@ -31,15 +31,14 @@ END $$"""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="statements that outlive their postmaster")
-    parser.add_argument("--dsn-file", type=Path, required=True)
+    parser.add_argument("--login-file", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--target", type=Target.parse, required=True, metavar="NAME=ADDRESS:PORT")
     parser.add_argument("seconds", type=float, nargs="+")
     options = parser.parse_args()
-    base = options.dsn_file.read_text().strip()
-    dsn = f"{base} host={options.target.address} port={options.target.port}"
+    login = Login.parse(options.login_file.read_text()).at(options.target.address, options.target.port)
     jobs = [(seconds, busy) for seconds in options.seconds for busy in (False, True)]
-    sessions = [Session(dsn, 5.0) for _ in jobs]
+    sessions = [connect(login, 5.0) for _ in jobs]
     writing = threading.Lock()
     sent = threading.Barrier(len(jobs) + 1)
 

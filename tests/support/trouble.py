@@ -58,12 +58,12 @@ def deaf(lab: Lab, controller: str) -> Iterator[None]:
     """The controller's host reaches no other member's database; ZooKeeper and everything else goes on."""
     others = [name for name, _ in lab.members if name != controller]
     for name in others:
-        lab.cut(name, controller, port=5432)
+        lab.cut(name, controller, port=lab.dialect.port)
     try:
         yield
     finally:
         for name in others:
-            lab.heal(name, controller, port=5432)
+            lab.heal(name, controller, port=lab.dialect.port)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def lock_storm(host: Host, *, logins: bool) -> Iterator[None]:
         for waiter in [stack.enter_context(_psql(host)) for _ in range(WAITERS)]:
             _tell(waiter, f"BEGIN; {HEARTBEATS_LOCKED}")
         queued = f"SELECT count(*) >= {WAITERS} FROM pg_locks WHERE NOT granted"
-        wait(lambda: host.psql(queued) == "t", 10.0, "a queue of waiting sessions")
+        wait(lambda: host.sql(queued) == "t", 10.0, "a queue of waiting sessions")
         if logins:
             _ask(holder, "LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
         yield
@@ -103,9 +103,9 @@ def recovering(host: Host) -> Iterator[None]:
 
     Its startup process is stopped as soon as it is there, which is what an hour of log to replay looks like from outside.
     """
-    postmaster = host.pid_of("postmaster")
+    postmaster = host.pid_of("database")
     assert postmaster is not None
-    host.psql("CREATE TABLE ballast AS SELECT repeat('x', 900) AS x FROM generate_series(1, 30000)")
+    host.sql("CREATE TABLE ballast AS SELECT repeat('x', 900) AS x FROM generate_series(1, 30000)")
     victim = next(p for p in _children(postmaster) if _title(p).startswith("postgres: app "))
     os.kill(victim, signal.SIGKILL)
     startup = _startup_of(postmaster, 20.0)
@@ -115,24 +115,24 @@ def recovering(host: Host) -> Iterator[None]:
     finally:
         os.kill(startup, signal.SIGCONT)
     wait(lambda: _accepts(host), 20.0, f"{host.name} to end its recovery")
-    host.psql("DROP TABLE ballast")
+    host.sql("DROP TABLE ballast")
 
 
 @contextmanager
 def password_rotated(host: Host) -> Iterator[None]:
     """Somebody gave the monitor account another password, and the controllers have the old one."""
-    stored = host.psql(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{MONITOR}'")
-    host.psql(f"ALTER ROLE {MONITOR} PASSWORD 'another one'")
+    stored = host.sql(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{MONITOR}'")
+    host.sql(f"ALTER ROLE {MONITOR} PASSWORD 'another one'")
     try:
         yield
     finally:
-        host.psql(f"ALTER ROLE {MONITOR} PASSWORD '{stored}'")
+        host.sql(f"ALTER ROLE {MONITOR} PASSWORD '{stored}'")
 
 
 @contextmanager
 def starved(host: Host, share: float = 0.05) -> Iterator[None]:
     """The database gets that share of one processor."""
-    with cpu.quota(share, lambda: [p.pid for p in host.of_role("postgres_all")]):
+    with cpu.quota(share, lambda: [p.pid for p in host.of_role("database_all")]):
         yield
 
 
@@ -161,7 +161,7 @@ def _ask(session: subprocess.Popen[str], statement: str) -> None:
 
 def _accepts(host: Host) -> bool:
     try:
-        return host.psql("SELECT pg_is_in_recovery()") == "f"
+        return host.sql("SELECT pg_is_in_recovery()") == "f"
     except LabError:
         return False
 

@@ -32,7 +32,7 @@ class Undisturbed:
         load.flows(30.0)
         self.primary, self._record = cluster.primary(), _record(cluster)
         self._host = cluster.lab.host(self.primary)
-        self._main = self._host.pid_of("postmaster")
+        self._main = self._host.pid_of("database")
         self._log_began = self._host.log("guardian").stat().st_size
         self.began_s = boottime_s()
 
@@ -51,7 +51,7 @@ class Undisturbed:
         failed = self._load.failed(self.began_s)
         assert failed == [], f"{len(failed)} writes failed or had no answer"
         assert said == [], "the primary's guardian demoted it"
-        assert self._host.pid_of("postmaster") == self._main, "another database process"
+        assert self._host.pid_of("database") == self._main, "another database process"
         assert self._cluster.lab.databases.primaries() == [self.primary]
         assert gap_ms < GAP_MS
 

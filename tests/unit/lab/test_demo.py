@@ -13,7 +13,7 @@ from rich.console import Console
 
 import failover
 from failover.config_rules import clock
-from failover.lab import demo
+from failover.lab import demo, mysql
 from failover.lab.acts import ACTS
 from failover.lab.configuration import shortest_cooldown_s
 from failover.lab.observed import parse
@@ -84,9 +84,28 @@ def test_an_answer_of_another_shape_is_refused(said: str) -> None:
         parse(said)
 
 
-def test_what_is_not_built_is_refused_with_the_reason_and_nothing_starts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--engine", "mariadb", "--yes"]) == demo.REFUSED
-    assert "--engine mariadb: not built yet" in capsys.readouterr().out
+def test_an_engine_that_this_machine_does_not_have_is_refused_with_the_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(mysql.MySql, "server", Path("/nowhere/mysqld"))
+    assert demo.main(["--engine", "mysql", "--yes"]) == demo.REFUSED
+    assert "no MySQL server: /nowhere/mysqld is not there" in capsys.readouterr().out
+
+
+def test_an_engine_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        demo.options_from(["--engine", "oracle"])
+    assert stopped.value.code == 2 and "postgresql" in capsys.readouterr().err
+
+
+def test_only_where_the_main_process_has_children_it_is_frozen_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    for engine in ("mariadb", "mysql"):
+        every = demo.options_from(["--engine", engine]).acts
+        assert set(demo.ORDER) - set(every) == {"frozen_postmaster"}
+        with pytest.raises(SystemExit):
+            demo.options_from(["--engine", engine, "--acts", "frozen_postmaster"])
+        assert f"no act 'frozen_postmaster'; with {engine} there are: switchover" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("profile", ["lan", "fast", "default"])
@@ -111,7 +130,7 @@ def test_every_act_is_played_unless_some_are_named_in_whatever_order(capsys: pyt
     assert demo.options_from(["--acts", "frozen,switchover"]).acts == ("switchover", "frozen")
     with pytest.raises(SystemExit) as stopped:
         demo.options_from(["--acts", "frozen,melted"])
-    assert stopped.value.code == 2 and "no act 'melted'; there are: switchover" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "no act 'melted'; with postgresql there are: switchover" in capsys.readouterr().err
 
 
 def test_the_primary_goes_beside_zookeepers_leader_only_if_asked() -> None:

@@ -1,0 +1,145 @@
+"""Stopping writes in place, and taking them: what turns one of these servers into the other role without a restart.
+
+What stands in the way of read-only are locks, open transactions and new sessions, all of which are ended again and again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from failover.clock import boottime_s
+from failover.core.model import Position, Role, SyncSet
+from failover.engines import my_events, my_semisync, my_sessions
+from failover.engines.my_access import Access
+from failover.engines.my_connection import LOCK_WAIT_TIMEOUT, Rejected, Session
+from failover.engines.my_dialect import Dialect
+from failover.engines.my_flavour import dialect_of
+from failover.engines.my_replication import Replication, pause
+from failover.errors import Refused, Unknown
+
+log = logging.getLogger("failover.engines")
+
+_TRY_S = 0.2  # of one attempt to become read-only; then sessions are ended again
+_NUDGE_S = 0.3
+_QUIET_LOOKS = 2
+
+
+class Writes:
+    """The two verbs that change a server's role, and who is ended for them."""
+
+    def __init__(self, access: Access, replication: Replication) -> None:
+        self._access, self._replication = access, replication
+
+    # --- sessions --------------------------------------------------------------------------------------------------------
+    def end_sessions(self, session: Session) -> set[int]:
+        """Tell every client session to end. Returns those that were told so now or before."""
+        found = my_sessions.clients(session, self._access.ours, self._access.cluster.users.monitor.name)
+        my_sessions.end(session, found)
+        return {who.id for who in found}
+
+    def end_all(self, session: Session) -> int:
+        """Until none is left, but those whose commit waits for an acknowledgement: their clients are gone all the same."""
+        ended: set[int] = set()
+        while self._left(session, ended):
+            pause(session, "sessions still open")
+        return len(ended)
+
+    def _left(self, session: Session, ended: set[int]) -> bool:
+        found = my_sessions.clients(session, self._access.ours, self._access.cluster.users.monitor.name)
+        my_sessions.end(session, found)
+        ended |= {who.id for who in found}
+        if any(not who.ended for who in found):
+            return True
+        return len(found) > my_semisync.look(session).waiting if found else False
+
+    # --- stopping --------------------------------------------------------------------------------------------------------
+    def stop(self, deadline_s: float) -> Position:
+        """Raises Unknown at the deadline: then `take` gives writes back, whatever was reached.
+
+        A commit that nobody acknowledges keeps MySQL from becoming read-only although its session was ended. It is left to
+        wait: turning semi-sync off would tell a commit that has slipped in meanwhile that it succeeded.
+        """
+        self._access.kept(self.end_sessions, deadline_s)  # every connection may be taken, and only this one be there
+        with self._access.work(deadline_s) as session:
+            dialect = dialect_of(session)
+            my_events.stop(session)
+            while dialect.role(dialect.read(session)) is Role.PRIMARY:
+                self.end_sessions(session)
+                self._become_read_only(dialect, session.deadline_s)
+            while not self._nobody_writes(session, dialect):
+                pause(session, "sessions that read-only does not stop have not ended")
+            return self._end_of_log(session, dialect)
+
+    def _nobody_writes(self, session: Session, dialect: Dialect) -> bool:
+        """Where read-only does not stop administrators they are ended, and what they were at is waited for."""
+        return not self.end_sessions(session) or dialect.stops_administrators
+
+    def _become_read_only(self, dialect: Dialect, deadline_s: float) -> None:
+        """One attempt, over a session of its own that is ended if it hangs."""
+        if boottime_s() >= deadline_s:
+            raise Unknown("the server still takes writes")
+        until_s = min(deadline_s, boottime_s() + _TRY_S)
+        try:
+            with self._access.single(until_s) as session:
+                session.run("SET SESSION lock_wait_timeout = 1")
+                session.run(dialect.read_only)
+        except Unknown:
+            log.debug("not read-only within %.1f s", _TRY_S)
+        except Rejected as error:
+            if error.code != LOCK_WAIT_TIMEOUT:
+                raise
+
+    def _end_of_log(self, session: Session, dialect: Dialect) -> Position:
+        """Read until it stands still."""
+        seen, looks = dialect.executed(dialect.read(session)), 1
+        while looks < _QUIET_LOOKS:
+            pause(session, "the log still grows")
+            now = dialect.executed(dialect.read(session))
+            seen, looks = now, (looks + 1 if now == seen else 1)
+        return seen
+
+    # --- taking ----------------------------------------------------------------------------------------------------------
+    def take(self, sync: SyncSet | None, deadline_s: float) -> None:
+        """Apply what was received, put the sync set in force, and only then take writes. Repeatable from any point."""
+        with self._access.work(deadline_s) as session:
+            dialect = dialect_of(session)
+            values = dialect.read(session)
+            self._can(session, sync)
+            if dialect.role(values) is Role.STANDBY:
+                self._prepare(session, dialect)
+                my_semisync.acknowledge(session, False)
+            my_semisync.in_force(self._access, session, sync, pause)
+            session.run("SET GLOBAL read_only = OFF")
+            my_events.on_a_primary(session, self._access.config)
+            if dialect.role(dialect.read(session)) is not Role.PRIMARY:
+                raise Unknown("told to take writes, and it is still read-only")
+        if dialect.role(values) is Role.STANDBY:
+            log.info("%s takes writes at %s", self._access.me, dialect.position(values, None).text()[:200])
+
+    def _can(self, session: Session, sync: SyncSet | None) -> None:
+        """Raises Refused before anything is touched."""
+        if sync is None:
+            return
+        found = my_semisync.accounts(session, self._access.cluster.users.replication.name)
+        faults = my_semisync.missing_accounts(self._access, found)
+        if dialect_of(session).plugins(session).source is None:
+            faults.append(my_semisync.not_loaded("source"))
+        if faults:
+            raise Refused(*faults)
+
+    def _prepare(self, session: Session, dialect: Dialect) -> None:
+        """Out of the standby's role, still read-only. What was received when the receiver stopped must be executed."""
+        received = self._replication.received_and_stopped(session, dialect)
+        nudged_s = boottime_s()
+
+        def nudge() -> None:
+            nonlocal nudged_s
+            if boottime_s() >= nudged_s:
+                self.end_sessions(session)
+                nudged_s = boottime_s() + _NUDGE_S
+
+        self._replication.drain(session, dialect, nudge)
+        if not dialect.executed(dialect.read(session)).covers(received):
+            raise Refused("what this member had received is not in what it has executed: it must not take writes")
+        self._replication.forget_source(session, dialect)
+        session.run(dialect.only_administrators)
