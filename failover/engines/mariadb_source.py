@@ -11,6 +11,7 @@ import select
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -19,13 +20,14 @@ from pathlib import Path
 from failover.clock import boottime_s
 from failover.engines.my_connection import Login, Session
 from failover.engines.tools import child, ended, last_words, tool_path
-from failover.errors import Refused, Unknown
+from failover.errors import Unknown, Unreachable
 from failover.remote.wire import Facts
 from failover.settings import Account, InstanceSettings
 
 _CHUNK = 1 << 18
 _SILENCE_S = 570.0  # a little less than the other side waits
 _SQL_S = 5.0
+_WAIT_S = 20.0
 _STATE = "SELECT @@GLOBAL.gtid_binlog_state"
 _SOCKET = "mysqld.sock"
 
@@ -65,7 +67,7 @@ class Source:
 
     @contextmanager
     def copy(self) -> Iterator[Backup]:
-        """A backup for as long as the block lasts. Raises Refused while another one runs, Unreachable, WrongCredentials."""
+        """A backup for as long as the block lasts. Raises Unreachable (also while another one runs), WrongCredentials."""
         instance = self._instance
         tool = tool_path(instance.bin_dir, "mariadb-backup", "mariabackup")
         with self._only_one() as lock, self._folder() as folder:
@@ -97,10 +99,8 @@ class Source:
         self._run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = os.open(self._run_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            flock(descriptor, LOCK_EX | LOCK_NB)
+            _lock(descriptor)
             yield descriptor
-        except BlockingIOError as error:
-            raise Refused("another copy is being fetched from this host") from error
         finally:
             os.close(descriptor)
 
@@ -125,3 +125,16 @@ class Source:
             os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
             file.write(f'{include}[mariadb-backup]\nuser={self._operator.name}\npassword="{said}"\nsocket={socket}\n')
         return options
+
+
+def _lock(descriptor: int) -> None:
+    """One whose caller has hung up ends soon. Raises Unreachable: not begun, and worth another try."""
+    until_s = boottime_s() + _WAIT_S
+    pause = threading.Event()
+    while True:
+        try:
+            return flock(descriptor, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            if boottime_s() > until_s:
+                raise Unreachable("another copy is being fetched from this host") from error
+        pause.wait(0.1)

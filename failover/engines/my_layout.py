@@ -31,7 +31,10 @@ class Programs:
 
 
 MYSQL = Programs(("mysqld",), ("mysqlbinlog",), "gtid_executed")
-MARIADB = Programs(("mariadbd", "mysqld"), ("mariadb-binlog", "mysqlbinlog"), "gtid_binlog_pos", ("--skip-annotate-row-events",))
+MARIADB = Programs(
+    ("mariadbd", "mysqld"), ("mariadb-binlog", "mysqlbinlog"), "gtid_binlog_pos",
+    ("--skip-annotate-row-events", "--loose-skip-gtid-strict-mode"),  # relay logs repeat what binary logs have
+)  # fmt: skip
 
 
 class Layout:

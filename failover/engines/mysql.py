@@ -70,7 +70,7 @@ class Mysql(Dialect):
         """The performance schema's needs no lock that every session needs; it is empty where that schema is off."""
         if "processes" not in session.memo:
             better = self.version >= _PROCESSES and on(session.value("SELECT @@GLOBAL.performance_schema"))
-            session.memo["processes"] = f"{'performance_schema' if better else 'information_schema'}.PROCESSLIST"
+            session.memo["processes"] = f"{'performance_schema.processlist' if better else 'information_schema.PROCESSLIST'}"
         return str(session.memo["processes"])
 
     def stop(self, thread: str = "") -> str:

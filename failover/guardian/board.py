@@ -157,6 +157,12 @@ class Board:
             return self._life
 
     @property
+    def handed_over_in_place(self) -> bool:
+        """The database was handed over as it runs, and is a standby by its own word: no fence needs to end it."""
+        local = self.local
+        return self.own.handover_position is not None and local is not None and local.role is Role.STANDBY
+
+    @property
     def foreign(self) -> str | None:
         """What is wrong if the database that runs here is not of this cluster: then nothing is done with it."""
         local, grant = self.local, self.grant()

@@ -231,7 +231,8 @@ class Guardian:
             raise Refused(f"epoch {proved} was proved here; {closes} is over")
         if closes <= self._parts.memory.now.closed and facts.role is Role.STANDBY:
             return f"epoch {closes} was closed before; a standby runs here and is left alone", self._facts()
-        evidence = self._parts.fencer.fence(closes, "ordered over SSH")
+        in_place = self._parts.board.handed_over_in_place  # then the receipt is the evidence: a process that is left is none
+        evidence = self._parts.fencer.fence(closes, "ordered over SSH", in_place, spare=in_place)
         return evidence, self._facts()
 
     def _drop_vip(self, closes: int) -> tuple[str, dict[str, object]]:

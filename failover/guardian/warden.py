@@ -116,7 +116,7 @@ class Warden:
             closes = max(facts.epoch - 1, facts.served, facts.closed)
         own = self._board.own
         handed_over = own.handover_operation is not None
-        in_place = handed_over and own.handover_position is not None and facts.role is Role.STANDBY
+        in_place = self._board.handed_over_in_place
         ended = "writes stopped in order" if in_place else "shut down in order"
         why = f"handed over, {ended}" if handed_over else "the grant was claimed"
         self._hands.fencer.fence(closes, why, handed_over, spare=in_place)

@@ -80,7 +80,7 @@ def test_what_was_received_and_never_applied_is_saved_from_the_relay_log(diverge
     rejoiner = diverged.rejoiner(db3)
     tail = rejoiner.tail(position(db3), position(diverged.db2))
     found = rejoiner.save(tail, folder, working())
-    assert (found.commits, dict(found.tables), found.unread) == (2, {"app.t": 2}, "")
+    assert (found.commits, dict(found.tables), found.unread) == (2, {"app.t": 2}, ""), found.unread
 
 
 def test_log_that_is_gone_and_a_position_without_strays_are_refused(diverged: Diverged) -> None:

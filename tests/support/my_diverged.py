@@ -59,6 +59,7 @@ class Diverged:
         self.catches_up(self.db2, self.db1)
         self.db2.sql(f"{STOP[self.flavour.name]}; {self.flavour.read_write}")
         if self.flavour is my.MARIADB:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd demands it and its service makes it
             self.public = make_key(self.root / "ssh_key")
             for server in (self.db1, self.db2):
                 self.agent(server)
