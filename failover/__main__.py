@@ -9,11 +9,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from failover.errors import ConfigurationError, FailoverError, Refused
+
+if TYPE_CHECKING:
+    from failover.remote.hostagent import Copying
 
 EXIT_CONFIGURATION, EXIT_REFUSED, EXIT_BUG = 3, 5, 1
 config_option = click.option("--config", type=click.Path(path_type=Path), default=None, help="default: $FAILOVER_CONFIG")
@@ -216,9 +221,17 @@ def _serve_agent(config: Path | None, run_dir: Path) -> None:
 
         return may_start(folder, name)
 
+    def copies(name: str) -> AbstractContextManager[Copying]:
+        from failover.bootstrap import copy_of
+        from failover.config import load
+
+        settings = load(config)
+        return copy_of(settings, settings.cluster(name))
+
     if not any(run_dir.glob(f"*/{SOCKET_NAME}")):
         threading.Thread(target=be_ready, name="be-ready", daemon=True).start()
-    serve(sys.stdin.buffer, sys.stdout.buffer, GuardianHands(run_dir, alone, may_start=marked, unguarded=unguarded))
+    hands = GuardianHands(run_dir, alone, may_start=marked, unguarded=unguarded, copies=copies)
+    serve(sys.stdin.buffer, sys.stdout.buffer, hands)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
 
 from failover import __version__
@@ -58,6 +59,7 @@ from failover.settings import ClusterSettings, DnsSettings, Settings, Timings
 
 if TYPE_CHECKING:
     from failover.actuators.dns import Rfc2136Dns
+    from failover.remote.hostagent import Copying
 
 CONNECT_S = 1.0
 RENEWAL_SILENCE = 1.5  # of a renewal's bound: TCP's own back-off after a blip would take as long as the blip once more
@@ -134,6 +136,15 @@ def rewind_faults(cluster: ClusterSettings, member: str, budget_s: float) -> tup
 def server_faults(cluster: ClusterSettings, member: str, budget_s: float) -> tuple[str, ...]:
     """What makes this member's server unfit: another product, settings that lose log, missing privileges, a number used twice."""
     return engine(cluster.engine).faults(cluster, cluster.member(member), budget_s)
+
+
+def copy_of(settings: Settings, cluster: ClusterSettings) -> AbstractContextManager[Copying]:
+    """A copy of this host's database, for another member that asks for it over SSH. Raises Refused where the engine makes none
+    that way."""
+    backup = engine(cluster.engine).backup
+    if backup is None:
+        raise Refused(f"{cluster.engine} gives no copies over SSH")
+    return backup(cluster, settings.run_dir / cluster.name)
 
 
 def look_at_dns(dns: DnsSettings, address: str, epoch: int, budget_s: float) -> Seen:
@@ -326,9 +337,8 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     )  # fmt: skip
     instance = DatabaseInstance(local, cluster.instance, None, run_dir, settings.state_dir, cluster=cluster.name)
     fencer = Fencer(me, gate, keeper, instance, local, memory, vip)
-    rejoin = Rejoining(
-        board, kind.rejoiner(settings.ssh, cluster, me, run_dir), instance, memory, places_of(settings, cluster), cluster.instance.port
-    )
+    rejoiner = kind.rejoiner(settings.ssh, cluster, me, run_dir)
+    rejoin = Rejoining(board, rejoiner, instance, memory, places_of(settings, cluster), cluster.instance.port)
     board.bind(lambda: keeper.state, lambda: memory.now, lambda: rejoin.state)
     ways = pledges.problems if pledges else tuple
     reporter = Reporter(board, ledger, local, instance, gate, vip, keeper, timings.probe_bound_s, ways)

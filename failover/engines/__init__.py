@@ -6,6 +6,7 @@ A factory imports its engine when it is first asked for, so that a host needs on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from failover.settings import ClusterSettings, SshSettings
 if TYPE_CHECKING:
     from failover.engines.my_local import MyLocalEngine
     from failover.engines.postgresql import PostgresLocalEngine
+    from failover.remote.hostagent import Copying
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Engine:
     rejoiner: Callable[[SshSettings, ClusterSettings, str, Path], Rejoiner]  # how to reach the other members' host agents
     rewind_faults: Callable[[ClusterSettings, Member, float], tuple[str, ...]]  # budget in s; what stands in a rewind's way
     faults: Callable[[ClusterSettings, Member, float], tuple[str, ...]]  # budget in s; what makes a member's server unfit
+    backup: Callable[[ClusterSettings, Path], AbstractContextManager[Copying]] | None = None  # a copy for another member
 
 
 def _postgres_local(cluster: ClusterSettings, member: str, run_dir: Path) -> PostgresLocalEngine:
@@ -95,7 +98,7 @@ def _mysql_rejoiner(ssh: SshSettings, cluster: ClusterSettings, member: str, run
     from failover.engines.mysql_clone import ClonePlugin
 
     instance, users = cluster.instance, cluster.users
-    copier = ClonePlugin(instance, users.operator, users.replication)
+    copier = ClonePlugin(instance, users.operator, users.rewind)
     return MyRejoiner(instance, Layout(instance, MYSQL), copier, member, _my_local(cluster, member, run_dir).ask)
 
 
@@ -108,6 +111,12 @@ def _mariadb_rejoiner(ssh: SshSettings, cluster: ClusterSettings, member: str, r
     layout = Layout(instance, MARIADB)
     copier = MariaBackup(instance, layout, cluster.users.operator, ssh, cluster.name)
     return MyRejoiner(instance, layout, copier, member, _my_local(cluster, member, run_dir).ask)
+
+
+def _mariadb_backup(cluster: ClusterSettings, run_dir: Path) -> AbstractContextManager[Copying]:
+    from failover.engines.mariadb_source import Source
+
+    return Source(cluster.instance, cluster.users.operator, run_dir).copy()
 
 
 def _mysql_position(text: str) -> Position:
@@ -132,7 +141,7 @@ ENGINES: Mapping[str, Engine] = {
         _none,
     ),
     "mysql": Engine("mysql", _my_local, _my_prober, _mysql_position, _mysql_rejoiner, _none, _my_faults),
-    "mariadb": Engine("mariadb", _my_local, _my_prober, _mariadb_position, _mariadb_rejoiner, _none, _my_faults),
+    "mariadb": Engine("mariadb", _my_local, _my_prober, _mariadb_position, _mariadb_rejoiner, _none, _my_faults, _mariadb_backup),
 }
 
 

@@ -23,7 +23,7 @@ from failover.engines.base import Discarded, Tail, Upstream, Work
 from failover.engines.my_isolated import make_folder
 from failover.engines.my_layout import Layout
 from failover.engines.tools import copy_durably, run_tool, sync_file, write_durably
-from failover.errors import Refused, Unknown
+from failover.errors import FailoverError, Refused, Unknown
 from failover.settings import InstanceSettings
 
 SQL_S = 5.0
@@ -100,10 +100,14 @@ class MyRejoiner:
         return found
 
     def _since(self, files: tuple[Path, ...], missing: my_tail.Missing) -> tuple[Path, ...]:
+        heads: list[str] = []
         for number in reversed(range(len(files))):
             head = my_tail.head(self._layout.head(files[number]))
             if head is not None and not missing.stands_before(head):
                 return files[number:]
+            heads += [] if head is None else [head]
+        if not heads:
+            raise Refused(f"{self._layout.reader.name} cannot read the log of this host: is it encrypted?")
         raise Refused(f"log of {missing.text()} is gone from this host: {len(files)} files are left")
 
     def _list(self, files: Sequence[Path], missing: my_tail.Missing, listed: TextIO, work: Work) -> Discarded:
@@ -142,9 +146,13 @@ class MyRejoiner:
         self._layout.demand_one_place()
         self.forget()
         data_dir, copy = self._instance.data_dir, make_folder(self._copy, self._instance.os_user)
-        self._make(source, copy, work)
-        if work.stop.is_set():
-            raise Unknown("stopped before its end")
+        try:
+            self._make(source, copy, work)
+            if work.stop.is_set():
+                raise Unknown("stopped before its end")
+        except FailoverError:
+            shutil.rmtree(copy, ignore_errors=True)  # room for the next one
+            raise
         if data_dir.exists():
             data_dir.rename(self._old)
         copy.rename(data_dir)

@@ -16,7 +16,7 @@ from failover.engines.base import Upstream, Work
 from failover.engines.my_connection import Rejected
 from failover.engines.my_isolated import SQL_S, Isolated, make_folder
 from failover.engines.tools import tool_path
-from failover.errors import FailoverError, Unknown
+from failover.errors import FailoverError, Refused, Unknown
 from failover.settings import Account, InstanceSettings
 
 _ALONE = (
@@ -36,25 +36,30 @@ _PROGRESS = (
 
 
 class ClonePlugin:
-    """`operator` may log in to the copy, as it may at the source; `replication` is who fetches it."""
+    """`operator` may log in to the copy, as it may at the source; `fetcher` (BACKUP_ADMIN) is who fetches it.
 
-    def __init__(self, instance: InstanceSettings, operator: Account, replication: Account) -> None:
-        self._instance, self._operator, self._replication = instance, operator, replication
+    Not the replication account: the primary locks that of a member which is in no sync set.
+    """
+
+    def __init__(self, instance: InstanceSettings, operator: Account, fetcher: Account | None) -> None:
+        self._instance, self._operator, self._fetcher = instance, operator, fetcher
 
     def obstacle(self) -> str | None:
-        return None
+        return None if self._fetcher else "users.rewind is not configured: an account with BACKUP_ADMIN, for the clone plugin"
 
     def copy(self, source: Upstream, into: Path, work: Work) -> None:
         """Fill the empty folder `into` and start the copy once, alone, so that it is whole and a server of its own.
 
-        Raises Unknown.
+        Raises Refused without a fetcher, Unknown.
         """
+        if self._fetcher is None:
+            raise Refused(str(self.obstacle()))
         folder = make_folder(into / ".making", self._instance.os_user)
         helper = self._server(folder / "data", folder)
         work.told("preparing")
         helper.run("--initialize-insecure", work)
         with helper.running(work):
-            self._fetch(helper, source, folder / "clone", work)
+            self._fetch(helper, source, self._fetcher, folder / "clone", work)
         for path in (folder / "clone").iterdir():
             path.rename(into / path.name)
         shutil.rmtree(folder)
@@ -64,13 +69,13 @@ class ClonePlugin:
     def _server(self, data_dir: Path, folder: Path) -> Isolated:
         return Isolated(tool_path(self._instance.bin_dir, "mysqld"), self._instance, data_dir, folder, _ALONE)
 
-    def _fetch(self, helper: Isolated, source: Upstream, into: Path, work: Work) -> None:
+    def _fetch(self, helper: Isolated, source: Upstream, fetcher: Account, into: Path, work: Work) -> None:
         with helper.session(None) as session:
             for plugin, library in _PLUGINS:
                 with suppress(Rejected):
                     session.run(f"INSTALL PLUGIN {plugin} SONAME '{library}'")
             session.run("SET GLOBAL clone_valid_donor_list = %s", [f"{source.address}:{source.port}"])
-        clone = _Clone(helper, source, self._replication, into)
+        clone = _Clone(helper, source, fetcher, into)
         with helper.session(None, _COPY_S) as session:
             for _ in clone.at_work(work):
                 ((done, whole),) = session.run(_PROGRESS)

@@ -1,10 +1,10 @@
 """The kernel's half of a seal on a standby: nothing passes between it and the old primary's database.
 
 Letting nothing *leave* is the proof: whatever the standby still receives, writes and replays, no acknowledgement
-reaches the old primary any more, so no strict commit completes there. What would leave is answered with a reset by this host
-itself: a receiver that waits for its connection to come about cannot be stopped meanwhile, which held a promotion up for 2 s. It works at once (a few ms), whatever replay is
-doing, and for every engine. What is kept after a reboot is not here: the guardian seals again before it starts the
-database.
+reaches the old primary any more, so no strict commit completes there. What would leave is answered with a reset by
+this host itself: a receiver that waits for its connection to come about cannot be stopped meanwhile, which held a
+promotion up for 2 s. It works at once (a few ms), whatever replay is doing, and for every engine. What is kept after a
+reboot is not here: the guardian seals again before it starts the database.
 """
 
 from __future__ import annotations

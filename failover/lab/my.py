@@ -70,7 +70,9 @@ class MyDialect(ABC):
     root = ROOT
     data_dir = DATA
     forks = False
-    accounts: tuple[str, ...] = ("failover_monitor", "failover_operator", "failover_replication", "app", "prober")
+    accounts: tuple[str, ...] = (
+        "failover_monitor", "failover_operator", "failover_replication", "app", "prober",
+    )  # fmt: skip
     prober = "prober"
     schema = """
 CREATE DATABASE IF NOT EXISTS lab;
@@ -236,11 +238,14 @@ def outside(host: Host, path: str) -> Path:
     return host.data_dir.parent / Path(path).relative_to(ROOT)
 
 
-def accounts_sql(password: Callable[[str], str], members: Sequence[str], monitor: str, replication: str, prober: str) -> str:
+def accounts_sql(
+    password: Callable[[str], str], members: Sequence[str], monitor: str, replication: str, prober: str, copies: str = ""
+) -> str:
     """Statements that make every account with the privileges it needs and no more. Holds secrets: feed it by stdin.
 
-    Replication has an account for each member's address. The application's is locked for them: these
-    addresses pass the gate, for service users only (G7), and the more exact address wins over the network's.
+    `copies`: what the account that fetches copies may do, where there is one. Replication has an account for each member's
+    address. The application's is locked for them: these addresses pass the gate, for service users only (G7), and the more
+    exact address wins over the network's.
     """
     network = NETWORK.replace("0/24", "%")
 
@@ -259,6 +264,8 @@ def accounts_sql(password: Callable[[str], str], members: Sequence[str], monitor
             *granted("failover_operator", "ALL PRIVILEGES ON *.*", "localhost", rest=" WITH GRANT OPTION"),
             *made("failover_replication", *members),
             *granted("failover_replication", f"{replication} ON *.*", *members),
+            *(made("failover_rewind", *members) if copies else ()),
+            *(granted("failover_rewind", f"{copies} ON *.*", *members) if copies else ()),
             "CREATE DATABASE app;",
             *made("app", network, "localhost"),
             *made("app", *members, rest=" ACCOUNT LOCK"),

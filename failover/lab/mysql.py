@@ -21,6 +21,7 @@ class MySql(my.MyDialect):
     """The dialect. See databases.py."""
 
     engine = "mysql"
+    accounts = (*my.MyDialect.accounts, "failover_rewind")
     server = NATIVE / "mysqld"
     client = NATIVE / "mysql"
     admin = NATIVE / "mysqladmin"
@@ -83,9 +84,9 @@ class MySqlDatabases(my.MyDatabases):
 
     def accounts(self) -> str:
         """The administrator's first: until then it has no password, which is what a server without its plugins can make."""
-        monitor, replication = "PROCESS, REPLICATION CLIENT", "REPLICATION SLAVE, BACKUP_ADMIN"
+        monitor, replication, copies = "PROCESS, REPLICATION CLIENT", "REPLICATION SLAVE", "BACKUP_ADMIN"
         members = [host.address for host in self.hosts]
-        made = my.accounts_sql(self.secrets.password, members, monitor, replication, "SESSION_VARIABLES_ADMIN")
+        made = my.accounts_sql(self.secrets.password, members, monitor, replication, "SESSION_VARIABLES_ADMIN", copies)
         schema = "GRANT SELECT ON performance_schema.* TO 'failover_monitor'@'%';"
         return f"ALTER USER root@localhost IDENTIFIED WITH auth_socket;\n{made}\n{schema}"
 

@@ -31,6 +31,9 @@ STREAMS: dict[str, dict[str, type]] = {
     "backup": {"cluster": str},  # a whole copy of this host's database, as the engine's own tool gives it
 }
 
+# for a key that may fetch copies and order nothing: a guardian's, on a host that is no controller
+COPY_VERBS: dict[str, dict[str, type]] = {"hello": VERBS["hello"]}
+
 # what the guardian's own socket takes besides, from root on its own host; never over SSH
 LOCAL_VERBS: dict[str, dict[str, type]] = {
     **VERBS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from failover.settings import Account
 from tests.support import mysql_server as my
 from tests.support.my_diverged import Diverged, position, working
 from tests.support.postgres_server import until
+
+TAGGED = {"mysql": "SET gtid_next = 'AUTOMATIC:batch'", "mariadb": "SET gtid_domain_id = 7"}
 
 
 @pytest.fixture(params=["mysql", "mariadb"])
@@ -45,16 +46,17 @@ def test_the_commits_given_up_are_listed_by_table_and_their_log_is_saved(diverge
         "CREATE TABLE app.late (id INT)",
         "CREATE USER somebody@localhost IDENTIFIED BY 'their secret'",
         "SET binlog_format = STATEMENT; INSERT INTO app.u VALUES (3)",
+        f"{TAGGED[diverged.flavour.name]}; INSERT INTO app.u VALUES (4)",
     )
     tail = diverged.tail()
     assert tail.end == position(diverged.db1) and position(diverged.db2).covers(tail.diverged_at)
     found = diverged.rejoiner().save(tail, folder, working())
-    assert found.commits == 5 == len(found.lines) and not found.unread, found
-    assert dict(found.tables) == {"app.t": 2 + 2 + 1, "app.u": 1}
+    assert found.commits == 6 == len(found.lines) and not found.unread, found
+    assert dict(found.tables) == {"app.t": 2 + 2 + 1, "app.u": 2}
     said = [line.partition(" UTC: ")[2] for line in found.lines]
-    assert said == ["app.t 2", "app.t 3, app.u 1", "CREATE TABLE app.late", "CREATE USER", "INSERT app.u"]
+    assert said == ["app.t 2", "app.t 3, app.u 1", "CREATE TABLE app.late", "CREATE USER", "INSERT app.u", "app.u 1"]
     assert (folder / "commits.txt").read_text().splitlines() == list(found.lines)
-    assert "5 commits" in (folder / "README").read_text() and "their secret" not in (folder / "README").read_text()
+    assert "6 commits" in (folder / "README").read_text() and "their secret" not in (folder / "README").read_text()
     index = files(diverged.db1.data_dir / "binlog.index", diverged.db1.data_dir)
     saved = [path.name for path in index if (folder / path.name).exists()]
     assert saved == [path.name for path in index[1:]], "the first file ends before the fork"
@@ -207,5 +209,31 @@ def test_what_the_source_refuses_is_said_without_the_password(diverged: Diverged
     with diverged.db1.host.inside(), pytest.raises(FailoverError, match=r"denied|refused our account") as caught:
         rejoiner.rewind(diverged.upstream(), working())
     assert "not-the-password" not in str(caught.value)
-    assert (diverged.db1.data_dir / "ibdata1").exists()
-    shutil.rmtree(diverged.db1.home / "data.copy", ignore_errors=True)
+    assert (diverged.db1.data_dir / "ibdata1").exists() and "data.copy" not in diverged.beside()
+
+
+def test_a_source_without_the_clone_plugin_is_named(diverged: Diverged) -> None:
+    if diverged.flavour is not my.MYSQL:
+        pytest.skip("MariaDB has none")
+    diverged.db2.sql("UNINSTALL PLUGIN clone")
+    with pytest.raises(Unknown, match=r"db2 cannot be cloned: .*clone"):
+        diverged.rewind()
+
+
+def test_a_copy_knows_who_wrote_before_it_was_made(diverged: Diverged) -> None:
+    """So it can tell a member that only lags from a stranger; a plain backup knows nothing older than itself."""
+    if diverged.flavour is not my.MARIADB:
+        pytest.skip("a GTID set tells everything by itself")
+    lagging = position(diverged.db1)
+    diverged.wrote_on().db1.stop()
+    diverged.db2.sql("INSERT INTO app.t VALUES (31, 'kept'); SET gtid_domain_id = 7; INSERT INTO app.t VALUES (32, 'kept')")
+    diverged.rewind()
+    diverged.db1.start()
+    for name in ("gtid_binlog_state", "gtid_binlog_pos"):
+        assert set(said(diverged.db1, name)) == set(said(diverged.db2, name))
+    assert set(said(diverged.db1, "gtid_slave_pos")) == set(said(diverged.db2, "gtid_binlog_pos"))
+    assert position(diverged.db1).covers(lagging)
+
+
+def said(server: my.MyServer, name: str) -> list[str]:
+    return str(server.value(f"SELECT @@GLOBAL.{name}")).split(",")

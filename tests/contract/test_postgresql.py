@@ -48,6 +48,14 @@ def test_replay_that_is_paused_shows_how_far_it_is_behind(lab: PostgresLab) -> N
     assert state.replay_paused and state.replay_lag_bytes is not None and state.replay_lag_bytes > 1000
 
 
+def test_two_histories_have_no_distance(lab: PostgresLab) -> None:
+    db2 = lab.standby("db2")
+    lab.engine(db2).promote(None, [], 5)
+    lab.write(lab.db1, 1000)
+    old, new = lab.engine(lab.db1).state(1).position, lab.engine(db2).state(1).position
+    assert not new.covers(old) and not old.covers(new) and new.behind(old) is None
+
+
 def test_a_standby_that_crosses_to_the_next_timeline_keeps_all_it_stored(lab: PostgresLab) -> None:
     db2 = lab.standby("db2")
     db3 = lab.standby("db3")

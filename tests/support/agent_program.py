@@ -2,19 +2,23 @@
 
     python agent_program.py STATE_DIR
 
-`STATE_DIR/host.json` is the host (see FRESH). While `STATE_DIR/stuck` exists, every verb but `hello` waits, like an
+`STATE_DIR/host.json` is the host (see FRESH). A copy of it is the file `STATE_DIR/backup`; while `STATE_DIR/breaks` exists, the
+agent dies in its middle. While `STATE_DIR/stuck` exists, every verb but `hello` waits, like an
 agent whose guardian hangs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from failover.errors import Refused, Unreachable
-from failover.remote.hostagent import serve
+from failover.remote.hostagent import Copying, serve
 from failover.remote.wire import Facts
 
 FRESH: Facts = {
@@ -66,6 +70,10 @@ class FileHands:
     def may_start(self, cluster: str) -> tuple[str, Facts]:
         return "nobody may start", {"may_start": False}
 
+    @contextmanager
+    def backup(self, cluster: str) -> Iterator[Copying]:
+        yield FileCopy(self._dir)
+
     def _host(self) -> Facts:
         while (self._dir / "stuck").exists():
             threading.Event().wait(0.05)
@@ -79,6 +87,27 @@ class FileHands:
             host = {**self._host(), **changes}
             (self._dir / "host.json").write_text(json.dumps(host))
         return host
+
+
+class FileCopy:
+    evidence = "giving a file"
+
+    def __init__(self, state_dir: Path) -> None:
+        self._dir = state_dir
+        self.facts: Facts = {"size_bytes": (state_dir / "backup").stat().st_size}
+
+    def __iter__(self) -> Iterator[bytes]:
+        with (self._dir / "backup").open("rb") as file:
+            while data := file.read(100_000):
+                yield data
+                while (self._dir / "stuck").exists():
+                    threading.Event().wait(0.05)
+                if (self._dir / "breaks").exists():
+                    print("the disk is on fire", file=sys.stderr, flush=True)
+                    os._exit(3)
+
+    def result(self) -> tuple[str, Facts]:
+        return "given", {"state": "whole"}
 
 
 if __name__ == "__main__":

@@ -253,6 +253,8 @@ class Cluster:
         said = [f"logs and histories: {folder}"]
         for name in self.options.members:
             host = self._lab.host(name)
+            if not host.directory.exists():
+                return f"{said[0]}; the lab was removed while it ran: {self._lab.directory}"
             shutil.copytree(host.directory / "log", folder / name)
             for database in (host.directory / "state").glob("*-database.log*"):
                 shutil.copy(database, folder / name)

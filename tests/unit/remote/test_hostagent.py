@@ -8,6 +8,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, cast
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 
 from failover.errors import Refused, Unknown, Unreachable
 from failover.remote.guardian_socket import GuardianServer
-from failover.remote.hostagent import GuardianHands, serve
-from failover.remote.verbs import VERBS
-from failover.remote.wire import Facts, request_line
+from failover.remote.hostagent import Copying, GuardianHands, serve
+from failover.remote.verbs import COPY_VERBS, VERBS
+from failover.remote.wire import FRAME_MAX_BYTES, Facts, FrameReader, read_answer, request_line
 
 
 class ScriptedHands:
@@ -28,6 +29,7 @@ class ScriptedHands:
 
     def __init__(self, **does: Callable[[], None]) -> None:
         self.calls: list[tuple[str, tuple[object, ...]]] = []
+        self.copying: Copying = ScriptedCopy()
         self._does = does
 
     def _told(self, verb: str, *fields: object) -> tuple[str, Facts]:
@@ -56,6 +58,32 @@ class ScriptedHands:
 
     def may_start(self, cluster: str) -> tuple[str, Facts]:
         return self._told("may_start", cluster)
+
+    @contextmanager
+    def backup(self, cluster: str) -> Iterator[Copying]:
+        self._told("backup", cluster)
+        yield self.copying
+
+
+class ScriptedCopy:
+    """Gives `chunks`; one that is an error is raised. `ended` says that nobody holds on to it."""
+
+    evidence = "begun"
+
+    def __init__(self, *chunks: bytes | Exception, end: Exception | None = None) -> None:
+        self.facts: Facts = {"size_bytes": 7}
+        self._chunks, self._end = chunks, end
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    def result(self) -> tuple[str, Facts]:
+        if self._end is not None:
+            raise self._end
+        return "through", {"state": "after"}
 
 
 def answers(hands: ScriptedHands, said: bytes) -> list[dict[str, object]]:
@@ -105,6 +133,57 @@ def test_a_thousand_lines_of_garbage_are_refused_one_by_one_and_change_nothing()
     assert len(hands.calls) == len(obeyed)
     assert all(verb == "hello" or (verb == "fence" and len(fields) == 2) for verb, fields in hands.calls)
     assert {"hello"} <= {verb for verb, _ in hands.calls}
+
+
+def streamed(copying: Copying, fail: Exception | None = None) -> tuple[object, bytes, object]:
+    """The first answer, the bytes, the last answer."""
+
+    def refuse() -> None:
+        if fail is not None:
+            raise fail
+
+    hands, out, reader = ScriptedHands(backup=refuse), io.BytesIO(), FrameReader()
+    hands.copying = copying
+    serve(io.BytesIO(request_line(5, "backup", {"cluster": "a"})), out, hands)
+    first = reader.line(out.getvalue())
+    assert first is not None
+    data = b"".join(reader.frames(b""))
+    last = reader.line(b"") if reader.over else None
+    return read_answer(first)[1], data, read_answer(last)[1] if last else None
+
+
+def test_a_stream_is_an_answer_then_bytes_then_an_answer() -> None:
+    large = os.urandom(FRAME_MAX_BYTES + 5)
+    begun, data, ended = streamed(ScriptedCopy(b"one", large))
+    assert begun == ("begun", {"size_bytes": 7})
+    assert data == b"one" + large
+    assert ended == ("through", {"state": "after"})
+
+
+@pytest.mark.parametrize("error", [Unknown("it failed"), Unreachable("its server went away"), RuntimeError("a bug")])
+def test_a_stream_that_fails_says_so_after_its_bytes(error: Exception) -> None:
+    for copying in (ScriptedCopy(b"one", error), ScriptedCopy(b"one", end=error)):
+        _, data, ended = streamed(copying)
+        assert data == b"one" and isinstance(ended, Unreachable if isinstance(error, Unreachable) else Unknown)
+
+
+def test_a_stream_that_is_refused_never_begins() -> None:
+    begun, data, ended = streamed(ScriptedCopy(b"one"), Refused("not here"))
+    assert isinstance(begun, Refused) and (data, ended) == (b"", None)
+
+
+def test_whoever_may_only_fetch_copies_orders_nothing() -> None:
+    hands, out = ScriptedHands(), io.BytesIO()
+    asked = request_line(1, "fence", {"cluster": "a", "closes": 4}) + request_line(2, "hello", {})
+    serve(io.BytesIO(asked), out, hands, COPY_VERBS)
+    assert [verb for verb, _ in hands.calls] == ["hello"]
+    assert b'"refused"' in out.getvalue()
+
+
+def test_no_copy_is_given_where_none_is_known(tmp_path: Path) -> None:
+    hands = GuardianHands(tmp_path, lambda cluster, closes: ("", {}))
+    with pytest.raises(Refused, match="no copy"), hands.backup("orders"):
+        pass
 
 
 @settings(max_examples=200)

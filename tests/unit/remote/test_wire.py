@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from failover.errors import Conflict, Corrupt, FailoverError, Refused, Unknown, Unreachable
 from failover.remote.verbs import LINE_MAX_BYTES
 from failover.remote.wire import (
+    ANSWER_MAX_BYTES,
+    FRAME_MAX_BYTES,
+    FRAMES_END,
+    FrameReader,
     Garbage,
     LineReader,
     Reply,
     failure_line,
+    frame,
     read_answer,
     read_request,
     reply_line,
@@ -123,3 +128,32 @@ def test_only_the_exact_shape_passes(said: dict[str, object]) -> None:
         return
     assert said.keys() == {"id", "verb", "cluster", "closes"}
     assert type(asked.fields["closes"]) is int and type(asked.fields["cluster"]) is str
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=6), st.lists(st.integers(1, 40), min_size=1, max_size=9))
+def test_frames_are_read_back_whatever_pieces_they_arrive_in(frames: list[bytes], cuts: list[int]) -> None:
+    sent = b"first\n" + b"".join(map(frame, frames)) + FRAMES_END + b"last\n"
+    reader, found, at, turn = FrameReader(), [], 0, 0
+    first: bytes | None = None
+    last: bytes | None = None
+    while at < len(sent):
+        piece = sent[at : at + cuts[turn % len(cuts)]]
+        at, turn = at + len(piece), turn + 1
+        if first is None:
+            first = reader.line(piece)
+            piece = b""
+        if first is not None and not reader.over:
+            found += list(reader.frames(piece))
+            piece = b""
+        if first is not None and reader.over and last is None:
+            last = reader.line(piece)
+    assert (first, found, last) == (b"first", frames, b"last")
+
+
+def test_what_is_no_frame_or_no_answer_is_corrupt() -> None:
+    reader = FrameReader()
+    reader.line(b"first\n")
+    with pytest.raises(Corrupt, match="endless frame"):
+        list(reader.frames((FRAME_MAX_BYTES + 1).to_bytes(4, "big")))
+    with pytest.raises(Corrupt, match="endless answer"):
+        FrameReader().line(b"x" * (ANSWER_MAX_BYTES + 1))
