@@ -145,7 +145,10 @@ class LocalEngine(Protocol):
         ...
 
     def follow(self, upstream: Upstream, budget_s: float) -> None:
-        """Stream from `upstream` under this member's own name; by reload where the server can. Idempotent."""
+        """Stream from `upstream` under this member's own name; by reload where the server can. Idempotent.
+
+        While the server is stopped: for its next start, or Unreachable where the engine can be told only as it runs.
+        """
         ...
 
     def stop_receiving(self, budget_s: float) -> None:

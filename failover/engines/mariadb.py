@@ -21,6 +21,8 @@ _DEMOTES = (10, 10, 0)
 class Mariadb(Dialect):
     engine = "mariadb"
     product = "MariaDB"
+    changes_while_applying = False
+    forget_received = "RESET SLAVE"
     stops_administrators = False
     show_channels = "SHOW ALL SLAVES STATUS"
     replica = "SLAVE"

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 from failover.clock import boottime_s
 from failover.engines.my_dialect import Version, on, version_of
 from failover.errors import Refused
 
+log = logging.getLogger("failover.engines")
+
 _TOOL_S = 10.0
 _FRESH_S = 30.0
 _VERSION = re.compile(r"\bVer (\S+)")
 _NEW_OPTION = (8, 0, 26)
-_FLAGS_OFF = ("skip_", "disable_")
 
 
 class Config:
@@ -37,6 +39,20 @@ class Config:
                 self._options = parse_options(self._run(*self.file_option, "--print-defaults"))
                 self._until_s = boottime_s() + _FRESH_S
             return self._options
+
+    def latest(self) -> Mapping[str, str]:
+        """As `options`, at once: what was read last, while it is read anew in the background. Only the first look waits."""
+        if not self._options:
+            return self.options()
+        if boottime_s() >= self._until_s and not self._lock.locked():
+            Thread(target=self._refresh, name="my.cnf", daemon=True).start()
+        return self._options
+
+    def _refresh(self) -> None:
+        try:
+            self.options()
+        except Refused as error:
+            log.warning("my.cnf cannot be read: %s", error)
 
     def version(self) -> Version:
         """Of the program that the next start runs."""

@@ -20,7 +20,8 @@ from pymysql.constants import CR, ER
 from failover.clock import boottime_s
 from failover.engines.connecting import Full, LoginHangs, Starting
 from failover.engines.my_socket import dial
-from failover.errors import Refused, Unknown, Unreachable, WrongCredentials
+from failover.engines.my_tls import BoundedTls
+from failover.errors import FailoverError, Refused, Unknown, Unreachable, WrongCredentials
 from failover.logs import redact
 
 log = logging.getLogger("failover.engines")
@@ -68,6 +69,13 @@ class Login:
     port: int = 3306
     program: str = "failover"
 
+    @property
+    def place(self) -> tuple[str, int, str]:
+        return self.host, self.port, self.user
+
+
+_demand_tls: set[tuple[str, int, str]] = set()
+
 
 class _NeverThis:
     """A server that asks for the password in the clear, over a connection that anybody may read, does not get it."""
@@ -91,14 +99,30 @@ class Session:
     """
 
     def __init__(self, login: Login, deadline_s: float) -> None:
-        password = login.password()
+        """Over TCP without TLS, and once more with it where the server or the account demands that."""
         self._lost = False
         self.memo: dict[str, Any] = {}  # what was learned of this server over this connection
+        try:
+            self._open(login, deadline_s, login.place in _demand_tls)
+        except WrongCredentials as refused:
+            if login.local is not None or login.place in _demand_tls:
+                raise
+            try:
+                self._open(login, deadline_s, True)
+            except FailoverError:
+                raise refused from None  # whatever became of the second attempt, the server has answered the first
+            _demand_tls.add(login.place)
+        self._id = int(self._connection.thread_id())  # type: ignore[no-untyped-call]
+
+    def _open(self, login: Login, deadline_s: float, tls: bool) -> None:
+        password = login.password()
         self._link = dial(login.local, login.host, login.port, deadline_s)
         self._connection: Connection[Any] = Connection(
             user=login.user, password=(password or "").encode(), host=login.host or "localhost", autocommit=True,
             program_name=login.program, ssl_disabled=True, auth_plugin_map=_PLUGINS, defer_connect=True,
         )  # fmt: skip
+        if tls:
+            self._connection.ssl, self._connection.ctx = True, BoundedTls()  # type: ignore[attr-defined]
         # Over a socket file the server expects the password itself where the network would see it encrypted.
         self._connection._secure = login.local is not None  # type: ignore[attr-defined]
         try:
@@ -114,7 +138,6 @@ class Session:
         except Exception as error:  # the driver trips over whatever is no greeting of such a server
             self._link.close()
             raise Unreachable(f"what answers there is no such server ({type(error).__name__})") from None
-        self._id = int(self._connection.thread_id())  # type: ignore[no-untyped-call]
 
     @property
     def deadline_s(self) -> float:

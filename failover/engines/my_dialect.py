@@ -148,6 +148,8 @@ class Dialect(ABC):
     net_timeout: str
     operator_needs: ClassVar[tuple[str, ...]]  # as information_schema.USER_PRIVILEGES calls them
     monitor_needs: ClassVar[tuple[str, ...]]
+    changes_while_applying: ClassVar[bool]  # its source; else both threads must stand still
+    forget_received: str  # the statement that throws away received log of a stopped channel, and keeps where it comes from
     stops_administrators: ClassVar[bool]  # by being read-only
 
     def __init__(self, version: Version) -> None:
@@ -168,6 +170,10 @@ class Dialect(ABC):
 
     def role(self, values: Mapping[str, Any]) -> Role:
         return Role.PRIMARY if off(values["read_only"]) else Role.STANDBY
+
+    def closed(self, values: Mapping[str, Any]) -> bool:
+        """As read-only as the server can be."""
+        return not any(off(values[name]) for name in ("read_only", "super_read_only") if name in values)
 
     @abstractmethod
     def position(self, values: Mapping[str, Any], channel: Channel | None) -> Position:

@@ -33,7 +33,7 @@ def on_a_primary(session: Session, config: Config) -> None:
     `session` leaves no trace in the binary log: which server an event runs on is each server's own business.
     """
     try:
-        if not on(config.options().get("event_scheduler", "ON" if dialect_of(session).engine == "mysql" else "OFF")):
+        if not on(config.latest().get("event_scheduler", "ON" if dialect_of(session).engine == "mysql" else "OFF")):
             return
         if not on(session.value("SELECT @@GLOBAL.event_scheduler")):
             session.run("SET GLOBAL event_scheduler = ON")

@@ -137,10 +137,10 @@ class MyLocalEngine:
         my_files.check_database(engine, data_dir)
         base = ""
         try:
-            base = self._access.config.options().get("log_bin", "").replace("ON", "")
+            base = self._access.config.latest().get("log_bin", "")
         except Refused as error:
             log.warning("my.cnf cannot be read: %s", error)
-        last = my_files.last_log(engine, data_dir, base)
+        last = my_files.last_log(engine, data_dir, "" if base == "ON" else base)
         clean = my_files.closed_in_order(last) if last is not None else None
         says = {True: "stopped in order", False: "not stopped in order", None: "no binary log can be read"}[clean]
         return ControlState("", bool(clean), None, f"{says} ({last.name})" if last else says)

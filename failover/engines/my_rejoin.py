@@ -20,6 +20,7 @@ from typing import Any, Protocol, TextIO
 from failover.core.model import Position
 from failover.engines import my_tail
 from failover.engines.base import Discarded, Tail, Upstream, Work
+from failover.engines.my_connection import Rejected
 from failover.engines.my_isolated import make_folder
 from failover.engines.my_layout import Layout
 from failover.engines.tools import copy_durably, run_tool, sync_file, write_durably
@@ -167,7 +168,10 @@ class MyRejoiner:
 
     def _make(self, source: Upstream, into: Path, work: Work) -> None:
         """A copy that is on the disk, with the host's own certificates and settings where they lie in the data."""
-        self._copier.copy(source, into, work)
+        try:
+            self._copier.copy(source, into, work)
+        except Rejected as error:  # by the server of the copy: a new one may not
+            raise Unknown(f"the copy cannot be finished: {error}") from error
         data_dir = self._instance.data_dir
         for path in {path for pattern in _OWN for path in data_dir.glob(pattern) if path.is_file()}:
             if path.name != "auto.cnf":  # its uuid

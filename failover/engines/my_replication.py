@@ -99,9 +99,8 @@ class Replication:
     def _go_on(self, session: Session, dialect: Dialect, channel: Channel) -> None:
         """The source is right: start what stands, or let it connect anew if it acknowledges and should not, or the reverse."""
         if channel.receiving == "Yes":
-            if not self._settled(session, channel):
+            if channel.applying and not self._settled(session, channel):
                 self._reconnected_for = channel.host
-                self.run_applier(session)
                 session.run(dialect.stop("IO_THREAD"))
                 session.run(dialect.start("IO_THREAD"))
         elif channel.stopped:
@@ -126,24 +125,32 @@ class Replication:
         password = account.password() or ""
         hide(session.quoted(password)[1:-1])
         if channel is not None and channel.host:
-            self.run_applier(session)
-            self._stop_receiver(session, dialect, channel)
-            channel = dialect.channel(session)
-            if channel is None or not (dialect.engine == "mysql" and channel.applying and channel.by_gtid):
-                self._apply_or_lose_nothing(session, dialect)
-                session.run(dialect.stop())
+            channel = self._ready_for_another(session, dialect, channel)
         for statement in dialect.change(upstream, (account.name, password), channel, session):
             session.run(statement)
         self._started_at_s = boottime_s()
         self._reconnected_for = ""
         session.run(dialect.start())
 
-    def _apply_or_lose_nothing(self, session: Session, dialect: Dialect) -> None:
-        """A broken applier is no reason to stay: what it has not applied, the new source has (the caller has judged so)."""
+    def _ready_for_another(self, session: Session, dialect: Dialect, channel: Channel) -> Channel | None:
+        """The receiver stopped, and the applier going on where a change of source allows that, else at the end of what it has.
+
+        A broken applier is no reason to stay: what it has not applied, the new source has (the caller has judged so).
+        """
         try:
+            self.run_applier(session)
+            self._stop_receiver(session, dialect, channel)
+            if dialect.changes_while_applying:
+                now = dialect.channel(session)
+                if now is not None and now.applying and now.by_gtid:
+                    return now
             self.drain(session, dialect, lambda: None)
+            session.run(dialect.stop())
         except Refused as error:
-            log.warning("pointed at a new source with received log that could not be applied: %s", error)
+            log.warning("what was received from %s cannot be applied, and is thrown away: %s", channel.host, error)
+            session.run(dialect.stop())
+            session.run(dialect.forget_received)
+        return dialect.channel(session)
 
     # --- not receiving -----------------------------------------------------------------------------------------------------
     def stop_receiving(self, deadline_s: float) -> None:

@@ -62,8 +62,9 @@ def clients(session: Session, ours: Collection[int], monitor: str) -> list[Someo
 
 
 def of_account(session: Session, user: str, addresses: Collection[str]) -> list[Someone]:
-    """Whoever has logged in, or is about to, as `user` from one of these addresses."""
-    return [who for who in everybody(session) if who.user in (user, _LOGGING_IN) and who.address in addresses]
+    """Whoever has logged in, or is about to, as `user` from one of these addresses, or receives log under whatever name."""
+    found = [who for who in everybody(session) if who.address in addresses]
+    return [who for who in found if who.dumps or who.user in (user, _LOGGING_IN)]
 
 
 def end(session: Session, found: Collection[Someone]) -> None:

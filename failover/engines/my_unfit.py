@@ -53,7 +53,7 @@ class Unfit:
         operator = self._access.cluster.users.operator.name
         try:
             yield from missing_rights(session, dialect.operator_needs, f"the operator account {operator}@localhost")
-            yield from boots_writable(dialect.engine, self._access.config.options())
+            yield from boots_writable(dialect.engine, self._access.config.latest())
             if dialect.engine == "mysql":
                 yield from (f"{name} is persisted as OFF: RESET PERSIST {name}" for name in persisted_off(session, READ_ONLY))
             else:

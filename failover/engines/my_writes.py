@@ -10,6 +10,7 @@ import logging
 from failover.clock import boottime_s
 from failover.core.model import Position, Role, SyncSet
 from failover.engines import my_events, my_semisync, my_sessions
+from failover.engines.connecting import Full
 from failover.engines.my_access import Access
 from failover.engines.my_connection import LOCK_WAIT_TIMEOUT, Rejected, Session
 from failover.engines.my_dialect import Dialect
@@ -63,7 +64,7 @@ class Writes:
         with self._access.work(deadline_s) as session:
             dialect = dialect_of(session)
             my_events.stop(session)
-            while dialect.role(dialect.read(session)) is Role.PRIMARY:
+            while not dialect.closed(dialect.read(session)):
                 self.end_sessions(session)
                 self._become_read_only(dialect, session.deadline_s)
             while not self._nobody_writes(session, dialect):
@@ -83,8 +84,8 @@ class Writes:
             with self._access.single(until_s) as session:
                 session.run("SET SESSION lock_wait_timeout = 1")
                 session.run(dialect.read_only)
-        except Unknown:
-            log.debug("not read-only within %.1f s", _TRY_S)
+        except (Unknown, Full) as error:
+            log.debug("not read-only within %.1f s: %s", _TRY_S, error)
         except Rejected as error:
             if error.code != LOCK_WAIT_TIMEOUT:
                 raise

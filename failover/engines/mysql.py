@@ -27,6 +27,7 @@ _PLUGINS = (
 class Mysql(Dialect):
     engine = "mysql"
     product = "MySQL"
+    changes_while_applying = True
     stops_administrators = True
 
     def __init__(self, version: Version) -> None:
@@ -35,6 +36,7 @@ class Mysql(Dialect):
         self._source = "SOURCE" if version >= _SOURCE_WORDS else "MASTER"
         self._log_updates = "log_replica_updates" if version >= _NEW_VARIABLES else "log_slave_updates"
         self.net_timeout = "replica_net_timeout" if version >= _NEW_VARIABLES else "slave_net_timeout"
+        self.forget_received = f"RESET {self.replica} FOR CHANNEL ''"
         self.show_channels = f"SHOW {self.replica} STATUS"
         self.variables = (
             "read_only", "super_read_only", "server_uuid", "server_id", "gtid_executed", "gtid_mode", "enforce_gtid_consistency",

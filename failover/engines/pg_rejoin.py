@@ -26,7 +26,7 @@ from failover.engines import pg_files, pg_statements, pg_tail
 from failover.engines.base import Discarded, Tail, Upstream, Work
 from failover.engines.lsn import Lsn, format_offset
 from failover.engines.pg_connection import Session
-from failover.engines.pg_tools import run_tool
+from failover.engines.tools import run_tool
 from failover.errors import FailoverError, Refused, Unknown, Unreachable
 from failover.settings import Account, InstanceSettings
 

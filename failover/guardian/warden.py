@@ -19,7 +19,7 @@ from failover.core.model import Grant, Handover, Position, Receipt, RejoinWay, R
 from failover.core.plan import Create, Key, Kind, Swap
 from failover.core.rejoin import held_because
 from failover.engines.base import LocalEngine, Upstream
-from failover.errors import FailoverError, Refused, Unknown
+from failover.errors import FailoverError, Refused, Unknown, Unreachable
 from failover.guardian.base import Instance, Sealer, Vip
 from failover.guardian.board import Board
 from failover.guardian.checkpointer import Checkpointer
@@ -224,9 +224,15 @@ class Warden:
         self._hands.engine.isolate()
         if state.ready and free_to_rejoin(facts):
             self._thaw()
-            self._hands.engine.follow(self._upstream(facts), SQL_S)
+            self._follow_from_the_start(facts)
         self._hands.instance.start_standby(START_S)
         self._look()
+
+    def _follow_from_the_start(self, facts: LocalFacts) -> None:
+        try:
+            self._hands.engine.follow(self._upstream(facts), SQL_S)
+        except Unreachable:  # an engine that can be told only as it runs makes whole copies, which need nothing to start
+            log.debug("told whom to follow once it runs")
 
     def _promote(self, facts: LocalFacts) -> None:
         assert facts.grant is not None

@@ -48,6 +48,7 @@ class Dialect(Protocol):
     run_folder: str  # of /run, the server's own
     root: str  # mounted: what lies in it can be renamed
     data_dir: str  # in `root`
+    memory_mib: int  # of one server at rest
     forks: bool  # it has a main process with children, which may outlive it
     accounts: tuple[str, ...]  # each has a password of its own
     prober: str  # the account of prober.py

@@ -19,6 +19,7 @@ class MariaDb(my.MyDialect):
     """The dialect. See databases.py."""
 
     engine = "mariadb"
+    memory_mib = 100
     server = Path("/usr/sbin/mariadbd")
     client = Path("/usr/bin/mariadb")
     admin = Path("/usr/bin/mariadb-admin")
@@ -40,7 +41,7 @@ log_warnings = 2
 """
 
     def init_argv(self, data: str) -> Sequence[str]:
-        return ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", "--skip-name-resolve",
+        return ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--force", "--skip-test-db", "--skip-name-resolve",
                 "--auth-root-authentication-method=socket", "--innodb-log-file-size=32M"]  # fmt: skip
 
     def databases(self, hosts: Sequence[Host], replication: str, secrets: Secrets) -> Databases:

@@ -64,6 +64,7 @@ class MyDialect(ABC):
     """The common half of the dialect. See databases.py."""
 
     engine: str
+    memory_mib: int
     port = PORT
     os_user = "mysql"
     run_folder = "mysqld"

@@ -21,6 +21,7 @@ class MySql(my.MyDialect):
     """The dialect. See databases.py."""
 
     engine = "mysql"
+    memory_mib = 380
     accounts = (*my.MyDialect.accounts, "failover_rewind")
     server = NATIVE / "mysqld"
     client = NATIVE / "mysql"

@@ -55,6 +55,7 @@ class Postgres:
     run_folder = "postgresql"
     root = PGROOT
     data_dir = PGDATA
+    memory_mib = 90
     forks = True
     accounts: tuple[str, ...] = ("failover_monitor", "failover_operator", "failover_replication", "failover_rewind", "app")
     prober = "app"

@@ -153,6 +153,7 @@ needs_mariadb=(
   "/usr/sbin/mariadbd mariadb-server-core"
   "/usr/bin/mariadb-install-db mariadb-server-core"
   "/usr/bin/mariadb mariadb-client-core"
+  "/usr/bin/mariadb-admin mariadb-client"
   "/usr/bin/mariadb-binlog mariadb-client"
   "/usr/bin/mariadb-backup mariadb-backup"
 )

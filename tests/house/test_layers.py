@@ -69,7 +69,7 @@ DRIVERS = {
 AS_A_USER = {("failover.lab.receiver", "failover.actuators.notify")}
 
 # the lab's clients judge the product, so they share no code with it and speak to the database themselves
-LAB_MAY = {"psycopg2", "dns"}
+LAB_MAY = {"psycopg2", "pymysql", "dns"}
 
 PURE = {
     "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "math",
