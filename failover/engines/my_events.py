@@ -1,7 +1,7 @@
 """Scheduled events: they run on the primary alone. On a standby they would write, past its read-only on MariaDB.
 
-An event that came through replication is marked as another server's, and stays so when this server becomes the primary: without
-us it would silently never run again.
+An event that came through replication is marked as another server's, whether it was enabled there or not, and stays so when this
+server becomes the primary. Nobody but a person can tell which of them should run here, so they are named, and none is enabled.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from failover.errors import Refused
 
 log = logging.getLogger("failover.engines")
 
+_NAMED = 5
 _ANOTHERS = """
-SELECT EVENT_SCHEMA, EVENT_NAME, DEFINER FROM information_schema.EVENTS
- WHERE STATUS IN ('SLAVESIDE_DISABLED', 'REPLICA_SIDE_DISABLED')
+SELECT EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS
+ WHERE STATUS IN ('SLAVESIDE_DISABLED', 'REPLICA_SIDE_DISABLED') ORDER BY 1, 2
 """
 
 
@@ -27,24 +28,22 @@ def stop(session: Session) -> None:
         session.run("SET GLOBAL event_scheduler = OFF")
 
 
-def on_a_primary(session: Session, config: Config) -> None:
-    """Let them run if the file says so, those that came through replication too. What fails here is no reason not to take writes.
-
-    `session` leaves no trace in the binary log: which server an event runs on is each server's own business.
-    """
+def run(session: Session, config: Config) -> None:
+    """On a primary, if the file says so. What fails here is no reason not to take writes."""
     try:
-        if not on(config.latest().get("event_scheduler", "ON" if dialect_of(session).engine == "mysql" else "OFF")):
-            return
-        if not on(session.value("SELECT @@GLOBAL.event_scheduler")):
+        wanted = config.latest().get("event_scheduler", "ON" if dialect_of(session).engine == "mysql" else "OFF")
+        if on(wanted) and not on(session.value("SELECT @@GLOBAL.event_scheduler")):
             session.run("SET GLOBAL event_scheduler = ON")
-        for schema, name, definer in session.run(_ANOTHERS):
-            user, _, host = str(definer).rpartition("@")
-            session.run("SET SESSION sql_log_bin = 0")
-            session.run(f"ALTER DEFINER = {_name(user)}@{_name(host)} EVENT {_name(schema)}.{_name(name)} ENABLE")
-            log.info("event %s.%s runs here from now on", schema, name)
     except (Rejected, Refused) as error:
-        log.warning("scheduled events may not run: %s", error)
+        log.warning("scheduled events do not run: %s", error)
 
 
-def _name(text: object) -> str:
-    return "`" + str(text).replace("`", "``") + "`"
+def undecided(session: Session) -> list[str]:
+    """On a primary: events that came from another one, and about which nobody has said whether they are to run here."""
+    if not on(session.value("SELECT @@GLOBAL.event_scheduler")):
+        return []
+    found = [f"`{schema}`.`{name}`" for schema, name in session.run(_ANOTHERS)]
+    if not found:
+        return []
+    named = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+    return [f"scheduled events came from another primary and do not run here ({named}): ALTER EVENT ... ENABLE, or DISABLE"]

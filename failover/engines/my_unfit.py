@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from failover.clock import boottime_s
-from failover.engines import my_semisync
+from failover.core.model import Role
+from failover.engines import my_events, my_semisync
 from failover.engines.my_access import Access
 from failover.engines.my_config import boots_writable
 from failover.engines.my_connection import Rejected, Session
@@ -40,7 +41,7 @@ class Unfit:
     ) -> list[str]:  # fmt: skip
         dialect = dialect_of(session)
         if boottime_s() >= self._until_s:
-            self._slow = list(self._ask(session, dialect))
+            self._slow = list(self._ask(session, dialect, values))
             self._until_s = boottime_s() + _ANEW_S
         now = [*dialect.faults(values), *self._waiting(values, semi), *_replication(dialect, channels)]
         return [*now, *self._slow]
@@ -49,7 +50,7 @@ class Unfit:
         """Only where commits wait for standbys."""
         return unfit_to_wait(values, semi) if self._access.waits else ()
 
-    def _ask(self, session: Session, dialect: Dialect) -> Iterable[str]:
+    def _ask(self, session: Session, dialect: Dialect, values: Mapping[str, Any]) -> Iterable[str]:
         operator = self._access.cluster.users.operator.name
         try:
             yield from missing_rights(session, dialect.operator_needs, f"the operator account {operator}@localhost")
@@ -58,6 +59,8 @@ class Unfit:
                 yield from (f"{name} is persisted as OFF: RESET PERSIST {name}" for name in persisted_off(session, READ_ONLY))
             else:
                 yield from _past_read_only(session, dialect, operator)
+            if dialect.role(values) is Role.PRIMARY:
+                yield from my_events.undecided(session)
             if self._access.waits:
                 yield from not_loaded(session, dialect)
                 found = my_semisync.accounts(session, self._access.cluster.users.replication.name)

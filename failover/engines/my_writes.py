@@ -111,7 +111,7 @@ class Writes:
                 my_semisync.acknowledge(session, False)
             my_semisync.in_force(self._access, session, sync, pause)
             session.run("SET GLOBAL read_only = OFF")
-            my_events.on_a_primary(session, self._access.config)
+            my_events.run(session, self._access.config)
             if dialect.role(dialect.read(session)) is not Role.PRIMARY:
                 raise Unknown("told to take writes, and it is still read-only")
         if dialect.role(values) is Role.STANDBY:
