@@ -113,10 +113,12 @@ class Access:
             yield session
 
     @contextmanager
-    def single(self, deadline_s: float) -> Iterator[Session]:
-        """A session of its own. What does not answer in time is ended on the server too, within the same deadline."""
+    def single(self, deadline_s: float, answer_s: float | None = None) -> Iterator[Session]:
+        """A session of its own. What has not answered by `answer_s` (a share of the time, if it is not given) is ended on the
+        server too, and for that there is time until `deadline_s`."""
         left_s = deadline_s - boottime_s()
-        session = self._open_patiently(deadline_s - min(_RESERVE_S, left_s * _RESERVE_SHARE))
+        share_s = deadline_s - min(_RESERVE_S, left_s * _RESERVE_SHARE)
+        session = self._open_patiently(share_s if answer_s is None else min(share_s, answer_s))
         try:
             yield session
         except Unknown:

@@ -66,7 +66,7 @@ class Writes:
             my_events.stop(session)
             while not dialect.closed(dialect.read(session)):
                 self.end_sessions(session)
-                self._become_read_only(dialect, session.deadline_s)
+                self._become_read_only(dialect, deadline_s)
             while not self._nobody_writes(session, dialect):
                 pause(session, "sessions that read-only does not stop have not ended")
             return self._end_of_log(session, dialect)
@@ -76,12 +76,12 @@ class Writes:
         return not self.end_sessions(session) or dialect.stops_administrators
 
     def _become_read_only(self, dialect: Dialect, deadline_s: float) -> None:
-        """One attempt, over a session of its own that is ended if it hangs."""
-        if boottime_s() >= deadline_s:
+        """One attempt, over a session of its own that is ended if it hangs: left behind, it would succeed when writes have been
+        given back."""
+        if deadline_s - boottime_s() < _TRY_S:
             raise Unknown("the server still takes writes")
-        until_s = min(deadline_s, boottime_s() + _TRY_S)
         try:
-            with self._access.single(until_s) as session:
+            with self._access.single(deadline_s, boottime_s() + _TRY_S) as session:
                 session.run("SET SESSION lock_wait_timeout = 1")
                 session.run(dialect.read_only)
         except (Unknown, Full) as error:
