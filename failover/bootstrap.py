@@ -7,6 +7,7 @@ beside a running primary has less than a lease to prove itself in, and those wou
 from __future__ import annotations
 
 import contextlib
+import pwd
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ from failover.core.plan import Action, Checkpoint, Erase, Fence, Key, Kind, Move
 from failover.core.rules import Rules
 from failover.engines import engine
 from failover.engines.base import ProbeResult
-from failover.errors import Conflict, FailoverError, Refused, Unreachable
+from failover.errors import ConfigurationError, Conflict, FailoverError, Refused, Unreachable
 from failover.guardian.board import Board, Identity
 from failover.guardian.deaths import Deaths
 from failover.guardian.fencer import Fencer, Memory
@@ -323,7 +324,7 @@ def make_guardian(settings: Settings, cluster: ClusterSettings, me: str) -> Guar
     )
     nft = Nft()
     gate = KernelGate(cluster.name, guarded_of(settings, cluster), nft, memory.now.closed)
-    sealer = KernelSealer(cluster.name, nft)
+    sealer = KernelSealer(cluster.name, nft, uid_of(cluster.instance.os_user))
     vip = vip_of(cluster)
     identity = Identity(
         me, cluster.members, times, cluster.switchover_deadline_s, 4 * timings.probe_bound_s, timings.wait_s,
@@ -385,3 +386,11 @@ def places_of(settings: Settings, cluster: ClusterSettings) -> Places:
 def _each(*acts: Callable[[], None]) -> None:
     for act in acts:
         act()
+
+
+def uid_of(account: str) -> int:
+    """Raises ConfigurationError if there is no such account on this host."""
+    try:
+        return pwd.getpwnam(account).pw_uid
+    except KeyError as error:
+        raise ConfigurationError([f"instance.os_user: there is no account {account} on this host"]) from error

@@ -129,7 +129,8 @@ class Access:
             self.close(session)
 
     def _open_patiently(self, deadline_s: float) -> Session:
-        """The server keeps one place for administrators when all others are taken, and another of our works may have it."""
+        """The server keeps one place for administrators when all others are taken; another work of ours may have it, or a client
+        that is just being refused."""
         while True:
             try:
                 return self.open(deadline_s)
@@ -156,7 +157,7 @@ class Access:
 
     def _ask(self, ask: Callable[[Session], T], deadline_s: float) -> T:
         if self._kept is None:
-            self._kept = self.open(deadline_s)
+            self._kept = self._open_patiently(deadline_s)
         self._kept.deadline_s = deadline_s
         try:
             return ask(self._kept)

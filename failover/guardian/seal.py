@@ -1,10 +1,10 @@
 """The kernel's half of a seal on a standby: nothing passes between it and the old primary's database.
 
 Letting nothing *leave* is the proof: whatever the standby still receives, writes and replays, no acknowledgement
-reaches the old primary any more, so no strict commit completes there. What would leave is answered with a reset by
-this host itself: a receiver that waits for its connection to come about cannot be stopped meanwhile, which held a
-promotion up for 2 s. It works at once (a few ms), whatever replay is doing, and for every engine. What is kept after a
-reboot is not here: the guardian seals again before it starts the database.
+reaches the old primary any more, so no strict commit completes there. What the database would send is answered
+with a reset by this host itself: a receiver that waits for its connection to come about cannot be stopped meanwhile,
+which held a promotion up for 2 s. It works at once (a few ms), whatever replay is doing, and for every engine. What
+is kept after a reboot is not here: the guardian seals again before it starts the database.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from failover.guardian.gate import table_name
 from failover.guardian.nft import Missing, Nft
 from failover.guardian.sessions import cut_upstream
 
-_OUTGOING = re.compile(r"^\s*ip6? daddr (\S+) tcp dport (\d+) reject with tcp reset$", re.MULTILINE)
+_OUTGOING = re.compile(r"^\s*ip6? daddr (\S+) tcp dport (\d+) drop$", re.MULTILINE)
+_REFUSED = re.compile(r"^\s*meta skuid \S+ ip6? daddr (\S+) tcp dport (\d+) reject with tcp reset$", re.MULTILINE)
 _INCOMING = re.compile(r"^\s*ip6? saddr (\S+) tcp sport (\d+) tcp flags & rst != rst drop$", re.MULTILINE)
 
 
 class KernelSealer:
-    """Seals this host against one old primary at a time. Idempotent. See `failover.guardian.base.Sealer`."""
+    """Seals this host against one old primary at a time. Idempotent. See `failover.guardian.base.Sealer`.
 
-    def __init__(self, cluster: str, nft: Nft) -> None:
+    `uid`: the database's account. Only its sockets are reset: a probe from here must find silence, not the answer of its own
+    kernel, which would look like a sign of life of the old primary's host.
+    """
+
+    def __init__(self, cluster: str, nft: Nft, uid: int) -> None:
+        self._uid = uid
         self._name = table_name("seal", cluster)
         self._table = f"inet {self._name}"
         self._nft = nft
@@ -62,7 +68,7 @@ class KernelSealer:
         except Missing:
             return None
         rules = _OUTGOING.findall(text)
-        if len(rules) != 1 or _INCOMING.findall(text) != rules:
+        if len(rules) != 1 or _INCOMING.findall(text) != rules or _REFUSED.findall(text) != rules:
             raise Corrupt(f"table {self._name} is not as we make it")
         address, port = rules[0]
         return address, int(port)
@@ -71,16 +77,14 @@ class KernelSealer:
         """The old primary's database is the far end: its port is the destination going out, the source coming in."""
         family = "ip" if old.version == 4 else "ip6"
         lines = [f"add table {self._table}", f"delete table {self._table}", f"add table {self._table}"]
-        for hook, rule in _RULES:
+        for hook in ("output", "input"):
             lines.append(f"add chain {self._table} {hook} {{ type filter hook {hook} priority -10; policy accept; }}")
-            lines.append(f"add rule {self._table} {hook} {family} {rule.format(old=old, port=port)}")
+        out = f"{family} daddr {old} tcp dport {port}"
+        lines.append(f"add rule {self._table} output meta skuid {self._uid} {out} reject with tcp reset")
+        lines.append(f"add rule {self._table} output {out} drop")
+        # our own reset comes in here
+        lines.append(f"add rule {self._table} input {family} saddr {old} tcp sport {port} tcp flags & rst != rst drop")
         return "\n".join(lines) + "\n"
-
-
-_RULES = (
-    ("output", "daddr {old} tcp dport {port} reject with tcp reset"),
-    ("input", "saddr {old} tcp sport {port} tcp flags & rst != rst drop"),  # our own reset comes in here
-)
 
 
 def _literal(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.small_lan import Lan, lan, why_not
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")]
 
 PORT = 5432
+UID = os.geteuid()  # the tests are the database here
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def connect(hosts: Lan, host: str, address: str, port: int = PORT) -> Client:
 def test_no_acknowledgement_leaves_a_sealed_standby(hosts: Lan, primary: EchoServer, nft: Nft, address: str) -> None:
     streaming = connect(hosts, "app", address)
     assert streaming.ask("ack 1") == "ack 1"
-    sealer = KernelSealer("main", nft)
+    sealer = KernelSealer("main", nft, UID)
     sealer.seal(address, PORT)
     assert sealer.sealed() == address
     with pytest.raises(OSError):
@@ -61,10 +63,17 @@ def test_no_acknowledgement_leaves_a_sealed_standby(hosts: Lan, primary: EchoSer
     streaming.close()
 
 
+def test_a_probe_from_a_sealed_host_finds_silence(hosts: Lan, primary: EchoServer, nft: Nft) -> None:
+    """Whoever is not the database there: the reset of its own kernel would be taken for a sign of life of the old host."""
+    KernelSealer("main", nft, UID + 1).seal(Lan.V4["db"], PORT)
+    with pytest.raises(TimeoutError):
+        connect(hosts, "app", Lan.V4["db"])
+
+
 def test_nothing_the_old_primary_still_sends_comes_in(hosts: Lan, primary: EchoServer, nft: Nft) -> None:
     streaming = connect(hosts, "app", Lan.V4["db"])
     streaming.socket.sendall(b"later 0.1\n")
-    KernelSealer("main", nft).seal(Lan.V4["db"], PORT)
+    KernelSealer("main", nft, UID).seal(Lan.V4["db"], PORT)
     with pytest.raises(TimeoutError):
         streaming.answer()
     streaming.close()
@@ -76,7 +85,7 @@ def test_a_seal_cuts_one_host_and_port_and_nothing_else(hosts: Lan, primary: Ech
     with hosts.inside("peer"):
         other_host = EchoServer("::", PORT)
     try:
-        KernelSealer("main", nft).seal(Lan.V4["db"], PORT)
+        KernelSealer("main", nft, UID).seal(Lan.V4["db"], PORT)
         assert connect(hosts, "app", Lan.V4["db"], 9000).ask() == "hello"
         assert connect(hosts, "app", Lan.V4["peer"]).ask() == "hello"
     finally:
@@ -85,17 +94,17 @@ def test_a_seal_cuts_one_host_and_port_and_nothing_else(hosts: Lan, primary: Ech
 
 
 def test_sealing_again_is_the_same_and_against_another_replaces_it(hosts: Lan, primary: EchoServer, nft: Nft) -> None:
-    sealer = KernelSealer("main", nft)
+    sealer = KernelSealer("main", nft, UID)
     sealer.seal(Lan.V4["db"], PORT)
     sealer.seal(Lan.V4["db"], PORT)
     assert sealer.sealed() == Lan.V4["db"]
     sealer.seal(Lan.V4["peer"], PORT)
-    assert KernelSealer("main", nft).sealed() == Lan.V4["peer"], "a restarted guardian reads it from the kernel"
+    assert KernelSealer("main", nft, UID).sealed() == Lan.V4["peer"], "a restarted guardian reads it from the kernel"
     assert connect(hosts, "app", Lan.V4["db"]).ask() == "hello"
 
 
 def test_unsealing_lets_a_connection_go_on_and_may_be_repeated(hosts: Lan, primary: EchoServer, nft: Nft) -> None:
-    sealer = KernelSealer("main", nft)
+    sealer = KernelSealer("main", nft, UID)
     sealer.unseal()
     sealer.seal(Lan.V4["db"], PORT)
     sealer.unseal()
@@ -105,7 +114,7 @@ def test_unsealing_lets_a_connection_go_on_and_may_be_repeated(hosts: Lan, prima
 
 
 def test_a_seal_somebody_changed_is_not_called_a_seal(nft: Nft) -> None:
-    sealer = KernelSealer("main", nft)
+    sealer = KernelSealer("main", nft, UID)
     sealer.seal(Lan.V4["db"], PORT)
     nft.run("flush chain inet failover_seal_main output")
     with pytest.raises(Corrupt):
@@ -115,7 +124,7 @@ def test_a_seal_somebody_changed_is_not_called_a_seal(nft: Nft) -> None:
 
 
 def test_a_seal_needs_a_literal_address_and_a_port(nft: Nft) -> None:
-    sealer = KernelSealer("main", nft)
+    sealer = KernelSealer("main", nft, UID)
     with pytest.raises(Refused, match="literal"):
         sealer.seal("db1; flush ruleset", PORT)
     with pytest.raises(Refused, match="port"):
