@@ -23,6 +23,7 @@ log = logging.getLogger("failover.engines")
 _TRY_S = 0.2  # of one attempt to become read-only; then sessions are ended again
 _NUDGE_S = 0.3
 _QUIET_LOOKS = 2
+_READ_ONLY_ATTEMPT = "INFO LIKE 'SET GLOBAL %read_only = ON'"
 
 
 class Writes:
@@ -106,6 +107,7 @@ class Writes:
             dialect = dialect_of(session)
             values = dialect.read(session)
             self._can(session, sync)
+            self._end_strays(session)
             if dialect.role(values) is Role.STANDBY:
                 self._prepare(session, dialect)
                 my_semisync.acknowledge(session, False)
@@ -116,6 +118,12 @@ class Writes:
                 raise Unknown("told to take writes, and it is still read-only")
         if dialect.role(values) is Role.STANDBY:
             log.info("%s takes writes at %s", self._access.me, dialect.position(values, None).text()[:200])
+
+    def _end_strays(self, session: Session) -> None:
+        """An attempt to become read-only that waits behind a commit, left by a guardian that died, would succeed afterwards."""
+        while strays := my_sessions.everybody(session, _READ_ONLY_ATTEMPT):
+            my_sessions.end(session, strays)
+            pause(session, "an attempt to become read-only does not end")
 
     def _can(self, session: Session, sync: SyncSet | None) -> None:
         """Raises Refused before anything is touched."""

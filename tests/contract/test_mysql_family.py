@@ -303,6 +303,31 @@ def test_a_commit_that_waits_for_its_acknowledgement_is_never_told_yes_by_stoppi
     assert not refused(db1)
 
 
+def test_a_read_only_that_a_dead_guardian_left_waiting_does_not_come_after_writes_were_given_back(trio: MyLab) -> None:
+    db1, db2, _ = servers(trio)
+    local = trio.engine(db1)
+    local.apply_sync(SyncSet(1, ("db2",)), 3)
+    db2.freeze()
+    outcome: list[str] = []
+    blocked_commit(trio, db1, outcome)
+
+    def attempt() -> None:
+        try:
+            db1.sql("SET GLOBAL read_only = ON")
+        except pymysql.MySQLError:
+            pass
+
+    left_behind = in_background(attempt)
+    waits = "SELECT count(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SET GLOBAL%'"
+    until(lambda: db1.value(waits), what="the attempt waiting behind the commit")
+    local.promote(SyncSet(1, ("db2",)), ["db2"], 5)
+    db2.thaw()
+    until(lambda: outcome == ["acknowledged"], what="the commit released by db2")
+    left_behind.join(10)
+    assert local.state(1).role is Role.PRIMARY and not refused(db1)
+    local.apply_sync(None, 3)
+
+
 # --- semi-sync: who may acknowledge -----------------------------------------------------------------------------------
 
 
