@@ -14,8 +14,8 @@ KEYS = {
     "controllers", "fenced", "rejoins", "sync", "degraded", "problems",
 }  # fmt: skip
 MEMBER_KEYS = {
-    "name", "role", "gate", "vip", "writable", "streaming", "lag_bytes", "lag_transactions", "position", "epoch", "problems", "rejoin",
-    "says",
+    "name", "role", "gate", "vip", "writable", "streaming", "lag_bytes", "lag_transactions", "position", "epoch", "problems",
+    "rejoin", "says",
     "age_s",
 }  # fmt: skip
 
