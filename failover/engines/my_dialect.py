@@ -198,6 +198,10 @@ class Dialect(ABC):
     @abstractmethod
     def start(self, thread: str = "") -> str: ...
 
+    def end_of_applying(self, session: Session) -> int | None:
+        """The session to end first, for a STOP to be quick: an applier in the middle of a transaction whose rest never came."""
+        return None
+
     @abstractmethod
     def forget_source(self) -> str:
         """Remove the stopped channel and what it received."""

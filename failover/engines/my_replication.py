@@ -145,10 +145,10 @@ class Replication:
                 if now is not None and now.applying and now.by_gtid:
                     return now
             self.drain(session, dialect, lambda: None)
-            session.run(dialect.stop())
+            self._stop_both(session, dialect)
         except Refused as error:
             log.warning("what was received from %s cannot be applied, and is thrown away: %s", channel.host, error)
-            session.run(dialect.stop())
+            self._stop_both(session, dialect)
             session.run(dialect.forget_received)
         return dialect.channel(session)
 
@@ -212,5 +212,13 @@ class Replication:
     def forget_source(self, session: Session, dialect: Dialect) -> None:
         """Stop both threads and remove the channel; nothing is received any more, also after a restart."""
         if dialect.channel(session) is not None:
-            session.run(dialect.stop())
+            self._stop_both(session, dialect)
             session.run(dialect.forget_source())
+
+    def _stop_both(self, session: Session, dialect: Dialect) -> None:
+        """Of a transaction of which only the beginning was received nothing is kept: nobody was told that it is here."""
+        if (number := dialect.end_of_applying(session)) is not None:
+            session.run(f"KILL {number}")
+            while (channel := dialect.channel(session)) is not None and channel.applying:
+                pause(session, "the applier has not ended")
+        session.run(dialect.stop())

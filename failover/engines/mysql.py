@@ -16,6 +16,11 @@ _REPLICA_WORDS = (8, 0, 22)
 _SOURCE_WORDS = (8, 0, 23)
 _NEW_VARIABLES = (8, 0, 26)
 _PROCESSES = (8, 0, 22)
+_WAITS_FOR_THE_REST = """
+SELECT t.PROCESSLIST_ID
+  FROM performance_schema.replication_applier_status_by_coordinator AS c JOIN performance_schema.threads AS t USING (THREAD_ID)
+ WHERE c.CHANNEL_NAME = '' AND c.PROCESSING_TRANSACTION <> '' AND t.PROCESSLIST_ID IS NOT NULL
+"""
 _THREAD = re.compile(r"#\d+")  # the session that owns a GTID
 RETRIES = 86_400_000  # one each second: years
 HEARTBEAT_S = 0.5
@@ -80,6 +85,11 @@ class Mysql(Dialect):
 
     def start(self, thread: str = "") -> str:
         return f"START {self.replica} {thread} FOR CHANNEL ''"
+
+    def end_of_applying(self, session: Session) -> int | None:
+        """Told to stop, a coordinator waits a minute for that rest. Ended, it rolls back what there is and says 1756."""
+        rows = session.run(_WAITS_FOR_THE_REST)
+        return int(rows[0][0]) if rows else None
 
     def forget_source(self) -> str:
         return f"RESET {self.replica} ALL FOR CHANNEL ''"
