@@ -24,6 +24,7 @@ from typing import Any
 import pymysql
 from pymysql.constants import CLIENT
 
+from failover.lab.processes import is_stopped
 from tests.support.numbered_hosts import ADDRESSES, OUTSIDE, Host, taken, why_not
 from tests.support.postgres_server import until
 
@@ -252,7 +253,9 @@ class MyServer:
             self._process.wait(5)
 
     def freeze(self) -> None:
+        """Returns when every thread stands still: they stop one after another."""
         _signal(self.pids(), signal.SIGSTOP)
+        until(lambda: all(is_stopped(pid) for pid in self.pids()), 5, f"{self.name} frozen")
 
     def thaw(self) -> None:
         _signal(self.pids(), signal.SIGCONT)
