@@ -263,7 +263,7 @@ def rewind(cluster: ClusterSettings, member: str) -> Item:
         return Item("rewind", member, WARN, f"cannot be told: {error}", "see its database above")
     if faults:
         return Item("rewind", member, WARN, f"not possible: {'; '.join(faults)}", "docs/install.md; until then: rejoin --reseed")
-    return Item("rewind", member, PASS, "possible: users.rewind, page images and hints (or checksums) are there")
+    return Item("rewind", member, PASS, "possible: nothing that it needs is missing")
 
 
 def database(cluster: ClusterSettings, member: str) -> Item:

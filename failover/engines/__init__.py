@@ -131,6 +131,13 @@ def _mariadb_position(text: str) -> Position:
     return MariaPosition.parse(text)
 
 
+def _mysql_rewind_faults(cluster: ClusterSettings, member: Member, budget_s: float) -> tuple[str, ...]:
+    from failover.engines.mysql_clone import ClonePlugin
+
+    obstacle = ClonePlugin(cluster.instance, cluster.users.operator, cluster.users.rewind).obstacle()
+    return (obstacle,) if obstacle else ()
+
+
 def _none(cluster: ClusterSettings, member: Member, budget_s: float) -> tuple[str, ...]:
     return ()
 
@@ -140,7 +147,7 @@ ENGINES: Mapping[str, Engine] = {
         "postgresql", _postgres_local, _postgres_prober, _postgres_position, _postgres_rejoiner, _postgres_rewind_faults,
         _none,
     ),
-    "mysql": Engine("mysql", _my_local, _my_prober, _mysql_position, _mysql_rejoiner, _none, _my_faults),
+    "mysql": Engine("mysql", _my_local, _my_prober, _mysql_position, _mysql_rejoiner, _mysql_rewind_faults, _my_faults),
     "mariadb": Engine("mariadb", _my_local, _my_prober, _mariadb_position, _mariadb_rejoiner, _none, _my_faults, _mariadb_backup),
 }
 
