@@ -271,7 +271,7 @@ def database(cluster: ClusterSettings, member: str) -> Item:
     from failover.bootstrap import probe_once
     from failover.errors import FailoverError
 
-    hint = "from a controller host: users.monitor and its password_file, pg_hba.conf, the firewall"
+    hint = "from a controller host: users.monitor and its password_file, the hosts that the account may come from, the firewall"
     try:
         found = probe_once(cluster, member, max(cluster.timings.probe_bound_s, 1.0))
     except FailoverError as error:

@@ -200,7 +200,8 @@ def _standbys(seen: Observation, rules: Rules, grant: Grant) -> Found:
         if status.gate == "released":
             yield from _gate(seen, rules, grant, status)
         if status.paused_replay:
-            yield Problem("replay-paused", f"{member.name}: replay is paused", f"SELECT pg_wal_replay_resume() on {member.name}")
+            hint = f"on {member.name}: SELECT pg_wal_replay_resume() (PostgreSQL), START REPLICA SQL_THREAD (MySQL, MariaDB)"
+            yield Problem("replay-paused", f"{member.name}: replay is paused", hint)
         fenced = seen.policy is not None and member.name in seen.policy.value.fenced
         if seen.operation is None and status.rejoin is None and not status.streaming and not fenced:
             yield Problem(

@@ -129,7 +129,7 @@ class ProbeBoard:
         """Probes that can tell nothing, whatever the database does."""
         with self._lock:
             broken = {name: w.fresh for name, w in self._found.items() if w.fresh is not None and w.fresh.alive is None}
-        hint = "the monitor account: its password file here, its password and pg_hba.conf there; failoverctl check"
+        hint = "the monitor account: its password file here, there its password and where it may come from; failoverctl check"
         return tuple(Problem("probe-broken", f"{name} cannot be probed: {r.detail}", hint) for name, r in broken.items())
 
     def votes(self, controller: str, members: tuple[Member, ...]) -> Votes:

@@ -10,7 +10,7 @@ import pytest
 from failover.lab.commands import run
 from failover.lab.configuration import VIP
 from failover.profiles import PROFILES
-from tests.support.application import Psql, can_write
+from tests.support.application import Client, can_write
 from tests.support.lab_cluster import Cluster
 
 pytestmark = pytest.mark.timeout(240)
@@ -18,15 +18,9 @@ LEASE_S = PROFILES["lan"].lease_s
 GAP_MS = 300.0
 
 
-def databases(cluster: Cluster) -> dict[str, tuple[int | None, str]]:
-    """Main process and start time of every member's database."""
-    hosts = cluster.lab.databases_hosts
-    return {h.name: (h.pid_of("database"), h.sql("SELECT pg_postmaster_start_time()")) for h in hosts}
-
-
-def session_of_the_writer(cluster: Cluster, member: str) -> str:
-    asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'INSERT INTO lab.writes%' AND usename = 'app'"
-    return cluster.sql(member, asked)
+def databases(cluster: Cluster) -> dict[str, int | None]:
+    """Main process of every member's database."""
+    return {host.name: host.pid_of("database") for host in cluster.lab.databases_hosts}
 
 
 def table_there(cluster: Cluster, member: str) -> bool:
@@ -45,10 +39,10 @@ def test_no_client_notices_the_adoption_and_nothing_is_restarted(shared_cluster:
     cluster, lab = shared_cluster, shared_cluster.lab
     run(["ip", "-n", lab.host("db1").namespace, "addr", "add", f"{VIP}/24", "dev", "eth0"])
     before = databases(cluster)
-    reader = Psql(lab, lab.host("db2").address)
+    reader = Client(lab, lab.host("db2").address)
     try:
         with cluster.traffic() as load:
-            writer = session_of_the_writer(cluster, "db1")
+            writer = cluster.hand.session_of_the_writer("db1")
             assert not table_there(cluster, "db1")
             cluster.adopt()
             threading.Event().wait(2 * LEASE_S)  # the kernel's tickets, not what was before them, carry the clients now
@@ -57,9 +51,9 @@ def test_no_client_notices_the_adoption_and_nothing_is_restarted(shared_cluster:
             print(f"longest gap {gap_ms:.0f} ms, the machine stood still for {load.stalls.total_s() * 1000:.0f} ms")
             assert load.failed() == []
             assert gap_ms < GAP_MS
-            assert session_of_the_writer(cluster, "db1") == writer
+            assert cluster.hand.session_of_the_writer("db1") == writer
         assert databases(cluster) == before
-        assert reader.ask("SELECT pg_backend_pid()") == reader.pid
+        assert reader.ask_number() == reader.number
     finally:
         reader.close()
     assert lab.host("db1").has_vip()
@@ -92,7 +86,7 @@ def test_release_opens_the_gate_with_zookeeper_and_every_daemon_of_ours_gone(cal
             for role in ("controller", "guardian", "zookeeper"):
                 host.kill(role, signal.SIGKILL)
         lab.wait(lambda: not load.traffic.takers(), LEASE_S + 5.0, "the gate shut by the kernel alone")
-        assert lab.host(primary).sql("SELECT pg_is_in_recovery()") == "f", "the database itself is alive and writable"
+        assert lab.databases.is_primary(primary), "the database itself is alive and writable"
         assert not can_write(lab, address)
         released = calm_cluster.guardian(primary, "release")
         assert released.returncode == 0, released.stderr

@@ -20,6 +20,7 @@ from failover.lab import Lab, LabOptions
 from failover.lab.commands import LabError
 from failover.lab.observed import Seen, parse
 from failover.lab.services import entry_point, missing_programs
+from failover.lab.traffic import DATABASE
 from tests.support.lab_cluster import Cluster
 
 pytestmark = pytest.mark.timeout(1200 if os.environ.get("FAILOVER_SOAK") == "1" else 400)
@@ -108,7 +109,7 @@ def nothing_promoted_for(cluster: Cluster, seconds: float, why: str) -> None:
     """Both standbys stay standbys, the grant names nobody, and the operation says in `status` that it is held, and `why`."""
     end_s, pause = boottime_s() + seconds, threading.Event()
     while boottime_s() < end_s:
-        assert all(cluster.sql(name, "SELECT pg_is_in_recovery()") == "t" for name in CONTROLLERS)
+        assert all(cluster.lab.databases.is_standby(name) for name in CONTROLLERS)
         pause.wait(0.5)
     seen = asked(cluster)
     assert seen.primary is None and seen.operation is not None and seen.held is not None
@@ -144,10 +145,11 @@ def test_silence_is_no_proof_however_long(cluster: Cluster) -> None:
     """Database and SSH of db1 cannot be reached, its host lives and takes writes from whoever is beside it."""
     cluster.lab.host(OLD).stop("controller")
     cluster.lab.cut(OLD, port=22)
-    cluster.lab.cut(OLD, port=5432)
+    cluster.lab.cut(OLD, port=cluster.lab.dialect.port)
     seen_where(cluster, lambda seen: seen.held is not None, "a held operation")
     nothing_promoted_for(cluster, HELD_S, "db1 has no guardian")
-    assert cluster.sql(OLD, "CREATE TABLE still_written (); DROP TABLE still_written; SELECT 1") == "1"
+    written = "CREATE TABLE still_written (n int); DROP TABLE still_written; SELECT 1"
+    assert cluster.sql(OLD, written, dbname=DATABASE) == "1"
 
 
 def test_a_command_that_says_off_while_the_host_lives_does_not_count(cluster: Cluster) -> None:
@@ -169,7 +171,7 @@ def test_off_read_back_and_a_silent_host_are_proof(cluster: Cluster) -> None:
     patience_s = RETRY_S + 2 * ASK_S
     seen = seen_where(cluster, lambda now: now.primary in CONTROLLERS and now.operation is None, "a new primary", patience_s)
     assert seen.primary is not None
-    assert cluster.sql(seen.primary, "SELECT pg_is_in_recovery()") == "f"
+    assert cluster.lab.databases.is_primary(seen.primary)
     story = cluster.ctl("timeline", timeout_s=ASK_S, on="db2").stdout
     assert "reads back off" in story and "nothing at its host answers" in story
 

@@ -12,48 +12,36 @@ import pytest
 
 from failover.clock import boottime_s
 from failover.lab.traffic import DATABASE
-from tests.support.application import Psql
+from tests.support.application import Client
 from tests.support.lab_cluster import Cluster
 
 pytestmark = pytest.mark.timeout(240)
-NOT_REPLAYED = "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
-
-
-def answers(cluster: Cluster, member: str, sql: str, wanted: str) -> None:
-    """Wait until the member's database answers that."""
-    cluster.lab.wait(lambda: cluster.sql(member, sql, dbname=DATABASE) == wanted, 5.0, f"{wanted!r} from {member}: {sql}")
-
-
 @contextmanager
 def readers_in_the_way(cluster: Cluster, standbys: list[str]) -> Iterator[None]:
     """A long query on every standby, and on the primary the change of its table: replay waits for the reader, for ever."""
-    primary = cluster.primary()
-    cluster.sql(primary, "DROP TABLE IF EXISTS blocked; CREATE TABLE blocked AS SELECT 1 AS a; GRANT SELECT ON blocked TO app",
-                dbname=DATABASE)  # fmt: skip
-    readers: dict[str, Psql] = {}
+    hand, primary = cluster.hand, cluster.lab.host(cluster.primary())
+    primary.sql("DROP TABLE IF EXISTS blocked; CREATE TABLE blocked (a int); INSERT INTO blocked VALUES (1)", "app", DATABASE)
+    readers: dict[str, Client] = {}
     try:
         for name in standbys:
-            cluster.sql(name, "ALTER SYSTEM SET max_standby_streaming_delay = -1")
-            cluster.sql(name, "SELECT pg_reload_conf()")
-            answers(cluster, name, "SHOW max_standby_streaming_delay", "-1")
-            answers(cluster, name, "SELECT count(*) FROM pg_class WHERE relname = 'blocked'", "1")
-            reader = readers[name] = Psql(cluster.lab, cluster.lab.host(name).address)
-            reader.send("BEGIN ISOLATION LEVEL REPEATABLE READ")
-            assert reader.ask("SELECT count(*) FROM blocked") == "1"
-            reader.send("SELECT count(*), pg_sleep(120) FROM blocked")
-        cluster.sql(primary, "ALTER TABLE blocked ADD COLUMN b int", dbname=DATABASE)
+            hand.let_readers_block_replay(name, True)
+            cluster.lab.wait(lambda name=name: hand.sees_table(name, "blocked"), 5.0, f"the table on {name}")
+            reader = readers[name] = Client(cluster.lab, cluster.lab.host(name).address)
+            reader.send(hand.begin_sql)
+            cluster.lab.wait(lambda reader=reader: reader.ask("SELECT count(*) FROM blocked") == "1", 5.0, "its row")
+            reader.send(hand.busy_sql.format(seconds=120, table="blocked"))
+        primary.sql("ALTER TABLE blocked ADD COLUMN b int", "app", DATABASE)
         threading.Event().wait(1.0)
         for name in standbys:
-            behind = cluster.sql(name, NOT_REPLAYED), cluster.sql(name, "SELECT pg_is_wal_replay_paused()")
-            assert behind == ("t", "f"), f"the reader on {name} is not in the way, so this shows nothing"
+            behind = hand.not_replayed(name), hand.replay_paused(name)
+            assert behind == (True, False), f"the reader on {name} is not in the way, so this shows nothing"
         yield
     finally:
         for name, reader in readers.items():
             reader.close()
-            cluster.sql(name, f"SELECT pg_terminate_backend({reader.pid})")  # its sleep does not notice the client's end
+            hand.end_session(name, reader.number)  # its sleep does not notice the client's end
         for name in standbys:
-            cluster.sql(name, "ALTER SYSTEM RESET max_standby_streaming_delay")
-            cluster.sql(name, "SELECT pg_reload_conf()")
+            hand.let_readers_block_replay(name, False)
 
 
 def test_a_reader_on_the_candidate_does_not_hold_up_its_promotion(cluster: Cluster) -> None:
@@ -74,44 +62,34 @@ def test_a_reader_on_the_candidate_does_not_hold_up_its_promotion(cluster: Clust
         assert [load.lost(name) for name in cluster.options.members] == [[], [], []]
 
 
-def sealed_at(cluster: Cluster, member: str, against: str) -> int:
+def sealed_at(cluster: Cluster, member: str, against: str) -> str:
     """Where the newest seal of the member's guardian says that its log ends."""
     said = cluster.log_of(member, "guardian")
-    found = re.findall(rf"sealed against {against} for epoch \d+ at \d+@([0-9A-F]+/[0-9A-F]+)", said)
+    found = re.findall(rf"sealed against {against} for epoch \d+ at ([^,\s]+(?:,[^,\s]+)*), ", said)
     assert found, f"{member} was not sealed against {against}"
-    return lsn(found[-1])
-
-
-def forked_at(cluster: Cluster, member: str) -> int:
-    """Where the new primary's history leaves the old one: the end of everything that it had received."""
-    name = "'pg_wal/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || '.history'"
-    return lsn(cluster.sql(member, f"SELECT pg_read_file({name})").splitlines()[-1].split()[1])
-
-
-def lsn(text: str) -> int:
-    high, low = text.split("/")
-    return (int(high, 16) << 32) + int(low, 16)
+    return str(found[-1])
 
 
 def test_with_replay_paused_the_seal_holds_and_the_promotion_goes_through(calm_cluster: Cluster) -> None:
     """The old primary lives and acknowledges until it is fenced. What it acknowledged after a standby was sealed, and that
     standby does not have, would be lost: SQL alone cannot stop a receiver whose replay is paused, the kernel can."""
-    cluster, old, standbys = calm_cluster, calm_cluster.primary(), calm_cluster.standbys()
+    cluster, hand, old, standbys = calm_cluster, calm_cluster.hand, calm_cluster.primary(), calm_cluster.standbys()
     with cluster.traffic() as load:
         try:
             for name in standbys:
-                cluster.sql(name, "SELECT pg_wal_replay_pause()")
-                answers(cluster, name, "SELECT pg_get_wal_replay_pause_state()", "paused")
+                hand.pause_replay(name)
+                cluster.lab.wait(lambda name=name: hand.replay_paused(name), 5.0, f"replay paused on {name}")
             threading.Event().wait(1.0)
-            assert [cluster.sql(name, NOT_REPLAYED) for name in standbys] == ["t", "t"]
+            assert [hand.not_replayed(name) for name in standbys] == [True, True]
             asked = boottime_s()
             done = cluster.ctl("failover", "--yes", "--reason", "replay is paused", timeout_s=60.0)
             assert done.returncode == 0, done.stderr
             cluster.lab.wait(lambda: load.traffic.takers() & set(standbys) != set(), 30.0, "a standby that takes writes")
-            assert forked_at(cluster, cluster.primary()) <= sealed_at(cluster, cluster.primary(), old), "log came after the seal"
+            new = cluster.primary()
+            assert hand.came_after_the_seal(new, old, sealed_at(cluster, new, old)) == ""
         finally:
             for name in standbys:
-                cluster.sql(name, "SELECT pg_wal_replay_resume() WHERE pg_is_in_recovery()")
+                hand.resume_replay(name)
         load.flows(30.0, asked)
         print(f"longest time without an acknowledgement {load.acknowledged_gap(asked):.0f} ms")
         assert cluster.primary() != old

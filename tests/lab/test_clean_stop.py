@@ -6,18 +6,10 @@ from __future__ import annotations
 import pytest
 
 from failover.clock import boottime_s
-from failover.lab.host import Host
-from failover.lab.postgresql import PGDATA, postgres_bin
 from tests.support.lab_cluster import Cluster, Load
 
 pytestmark = pytest.mark.timeout(240)
 WAIT_S = 10.0  # on_clean_stop, as the configuration has it by default
-BY_HAND = "/var/lib/failover/by-hand.log"
-
-
-def pg_ctl(host: Host, *words: str) -> None:
-    """As the operator does: by hand, as the database's own account. What comes of a start is seen elsewhere."""
-    host.run([str(postgres_bin() / "pg_ctl"), "-D", PGDATA, *words], 60.0, user="postgres", check=words[0] == "stop")
 
 
 def assert_nobody_is_promoted_for(cluster: Cluster, seconds: float, epoch: int) -> None:
@@ -38,7 +30,7 @@ def test_a_clean_stop_is_waited_for_and_only_then_somebody_else_is_promoted(clus
     old = cluster.lab.host(cluster.primary())
     epoch = cluster.status()["epoch"]
     with cluster.traffic() as load:
-        pg_ctl(old, "stop", "-m", "fast", "-w", "-t", "20")
+        old.stop("database")
         stopped = boottime_s()
         assert_nobody_is_promoted_for(cluster, WAIT_S - 3.0, epoch)
         load.flows(WAIT_S + 15.0, stopped, "writes on another primary after on_clean_stop")
@@ -47,7 +39,7 @@ def test_a_clean_stop_is_waited_for_and_only_then_somebody_else_is_promoted(clus
         assert resumed_s > WAIT_S - 1.0
         assert cluster.primary() != old.name
         assert_one_writer_and_nothing_lost(cluster, load)
-    assert cluster.sql(old.name, "SELECT pg_is_in_recovery()") == "t"
+    assert cluster.lab.databases.is_standby(old.name)
 
 
 def test_the_stopped_primary_started_by_hand_within_the_wait_comes_up_as_a_standby(cluster: Cluster) -> None:
@@ -55,19 +47,14 @@ def test_the_stopped_primary_started_by_hand_within_the_wait_comes_up_as_a_stand
     old = cluster.lab.host(cluster.primary())
     epoch = cluster.status()["epoch"]
     with cluster.traffic() as load:
-        pg_ctl(old, "stop", "-m", "fast", "-w", "-t", "20")
+        old.stop("database")
         stopped = boottime_s()
-        old.run(["install", "-o", "postgres", "/dev/null", BY_HAND])
-        pg_ctl(old, "start", "-W", "-l", BY_HAND)
-        cluster.lab.wait(lambda: "entering standby mode" in by_hand(old), 10.0, lambda: f"a standby: {by_hand(old)}")
+        began = old.log("database").stat().st_size
+        old.start("database")
         load.flows(WAIT_S + 20.0, stopped, "writes again, on whomever")
         print(f"writes again after {load.acknowledged(stopped)[0].done - stopped:.1f} s, on {cluster.primary()}")
-        said = by_hand(old)
-        assert "database system is ready to accept connections" not in said.partition("entering standby mode")[0]
+        said = old.log("database").read_bytes()[began:].decode(errors="replace")
+        assert cluster.hand.began_as_a_standby(old.name, said), said
         assert cluster.status()["epoch"] > epoch
         assert_one_writer_and_nothing_lost(cluster, load)
 
-
-def by_hand(host: Host) -> str:
-    """What the database that was started by hand says."""
-    return host.run(["cat", BY_HAND]).stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -59,16 +58,14 @@ def ordered(cluster: Cluster, target: str, on: str) -> Iterator[Future[Ended]]:
 
 
 @contextmanager
-def frozen(cluster: Cluster, member: str, what: str) -> Iterator[None]:
-    """One of the database's own processes there stands still; it goes on afterwards if it is still there."""
-    processes = cluster.lab.host(member).of_role("database_all")
-    (process,) = [p for p in processes if p.argv and p.argv[0].startswith(f"postgres: {what}")]
-    os.kill(process.pid, signal.SIGSTOP)
+def silent_guardian(cluster: Cluster, member: str) -> Iterator[None]:
+    """What it is asked to prepare is not prepared until the end of the block."""
+    host = cluster.lab.host(member)
+    host.freeze("guardian")
     try:
         yield
     finally:
-        if process.pid in {p.pid for p in cluster.lab.host(member).of_role("database_all")}:
-            os.kill(process.pid, signal.SIGCONT)
+        host.thaw("guardian")
 
 
 def assert_kept(load: Load, since: float) -> None:
@@ -103,7 +100,7 @@ def test_writes_come_back_when_the_target_vanishes_after_they_were_stopped(calm_
     operations, before = len(stories(calm_cluster)), epoch(calm_cluster)
     guardian = new_words(calm_cluster, old, "guardian")
     try:
-        with calm_cluster.traffic() as load, frozen(calm_cluster, target, "walreceiver"):
+        with calm_cluster.traffic() as load, calm_cluster.hand.receiver_stands_still(target):
             since = boottime_s()
             with ordered(calm_cluster, target, on=third) as asked:
                 lab.wait(lambda: STOPPING in guardian(), 20.0, f"writes stopped on {old}")
@@ -133,7 +130,7 @@ def test_a_primary_that_dies_in_its_switchover_is_failed_over_by_the_same_operat
     words = new_words(cluster, leader, "controller") if early else new_words(cluster, old, "guardian")
     sign = "checkpoints on both sides" if early else STOPPING
     with cluster.traffic() as load, ExitStack() as still:
-        still.enter_context(frozen(cluster, target, "checkpointer" if early else "walreceiver"))
+        still.enter_context(silent_guardian(cluster, target) if early else cluster.hand.receiver_stands_still(target))
         since = boottime_s()
         with ordered(cluster, target, on=third) as asked:
             lab.wait(lambda: sign in words(), 20.0, f"{sign!r} in the log")

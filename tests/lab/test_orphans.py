@@ -22,7 +22,7 @@ from failover.lab.host import Host
 from tests.support import orphans
 from tests.support.lab_cluster import Cluster, Load
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.engines("postgresql")]  # the others are one process
 CLOCKS_S = 0.003  # the wall clock of the log against BOOTTIME, both read here
 SECONDS = ("0.25", "0.6", "1.5")
 

@@ -93,7 +93,7 @@ def test_a_database_killed_in_a_pause_waits_for_its_operator_and_starts_as_a_sta
         began = host.log("database").stat().st_size
         host.start("database")
         started = host.log("database").read_bytes()[began:].decode()
-        assert "entering standby mode" in started, f"started by hand it is a standby first:\n{started}"
+        assert cluster.hand.began_as_a_standby(primary, started), f"started by hand it is a standby first:\n{started}"
         threading.Event().wait(QUIET_S)
         assert record(cluster)[1:] == (primary, operations)
         asked(cluster, "resume")

@@ -83,7 +83,7 @@ def test_a_second_adoption_is_refused(calm_cluster: Cluster) -> None:
 def test_every_reason_against_a_standby_is_listed_at_once(calm_cluster: Cluster) -> None:
     standby = calm_cluster.standbys()[0]
     try:
-        calm_cluster.sql(standby, "SELECT pg_wal_replay_pause()")
+        calm_cluster.hand.pause_replay(standby)
         assert calm_cluster.ctl("maintenance", "on", standby, "--yes", "--for", "2min").returncode == DONE
         said = f"{standby}: replay is paused"
         calm_cluster.lab.wait(lambda: said in calm_cluster.seen().problems, 10.0, "the paused replay in `status`")
@@ -92,7 +92,7 @@ def test_every_reason_against_a_standby_is_listed_at_once(calm_cluster: Cluster)
         assert done.returncode == REFUSED
         assert sorted(reasons(done)) == [f"{standby}: in maintenance", f"{standby}: its replay is paused"]
     finally:
-        calm_cluster.sql(standby, "SELECT pg_wal_replay_resume()")
+        calm_cluster.hand.resume_replay(standby)
         calm_cluster.ctl("maintenance", "off", standby, "--yes")
 
 

@@ -174,7 +174,7 @@ def test_a_stopped_guardian_is_silent_and_the_database_goes_on(calm_cluster: Clu
             calm_cluster.wait_whole(30.0, cooldown=False)
 
 
-# --- another database in a member's place ----------------------------------------------------------------------------------
+# --- another database in a member's place: told by the system identifier, which only PostgreSQL has -----------------------
 def take_away(host: Host) -> None:
     host.kill("database_all", signal.SIGKILL)
     Lab.wait(lambda: not host.of_role("database_all"), 10.0, f"the end of the database on {host.name}")
@@ -195,6 +195,7 @@ def put_another(cluster: Cluster, host: Host) -> str:
     return next(line.split()[-1] for line in told.splitlines() if line.startswith("Database system identifier"))
 
 
+@pytest.mark.engines("postgresql")
 def test_another_database_in_a_standbys_place_is_not_let_in(calm_cluster: Cluster) -> None:
     """Its guardian does not start it, or it is told by its identifier; in no case does it count as a standby."""
     lab, member = calm_cluster.lab, calm_cluster.standbys()[1]
@@ -219,6 +220,7 @@ def seated(cluster: Cluster, member: str) -> bool:
     return any(member in pair["names"] for pair in cluster.status()["sync"])
 
 
+@pytest.mark.engines("postgresql")
 def test_an_adoption_with_a_stranger_among_the_members_is_refused_with_every_reason(shared_cluster: Cluster) -> None:
     """A fresh server was started where a standby should be. Nothing of the product takes hold before that is repaired."""
     shared_cluster.close()

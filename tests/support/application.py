@@ -9,16 +9,22 @@ from failover.lab import Lab
 from failover.lab.commands import LabError
 from failover.lab.configuration import VIP
 from failover.lab.traffic import DATABASE
+from tests.support.stagehand import stagehand
 
 
-class Psql:
-    """One psql on the application's host, connected to `address` for as long as it lives. Ended by `close`."""
+class Client:
+    """One client program on the application's host, connected to `address` for as long as it lives. Ended by `close`."""
 
     def __init__(self, lab: Lab, address: str) -> None:
-        argv = ["psql", "-XAtqw", "-h", address, "-U", "app", "-d", DATABASE]
-        secret = {"PGPASSWORD": lab.secrets.password("app"), "PGCONNECT_TIMEOUT": "3"}
-        self._process: subprocess.Popen[str] = lab.app.popen(argv, env=secret)
-        self.pid = self.ask("SELECT pg_backend_pid()")
+        shell = lab.dialect.shell("app", DATABASE, address)
+        secret = {shell.password_variable: lab.secrets.password("app"), "PGCONNECT_TIMEOUT": "3"}
+        self._process: subprocess.Popen[str] = lab.app.popen(shell.argv, env=secret)
+        self._asks_number = stagehand(lab).session_sql
+        self.number = self.ask_number()
+
+    def ask_number(self) -> str:
+        """The session's own: another one if the connection was made anew."""
+        return self.ask(self._asks_number)
 
     def send(self, sql: str) -> None:
         """Without waiting for an answer."""
@@ -44,9 +50,9 @@ class Psql:
 
 def can_write(lab: Lab, address: str = VIP, deadline_s: float = 3.0) -> bool:
     """One write of the application through `address`, on a connection of its own, with the cluster's own durability."""
-    argv = ["psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-h", address, "-U", "app", "-d", DATABASE,
-            "-c", "INSERT INTO lab.prober (host, seq) VALUES ('by hand', 0)"]  # fmt: skip
-    secret = {"PGPASSWORD": lab.secrets.password("app"), "PGCONNECT_TIMEOUT": "2"}
+    shell = lab.dialect.shell("app", DATABASE, address)
+    argv = [*shell.argv, *shell.once, "INSERT INTO lab.prober (host, seq) VALUES ('by hand', 0)"]
+    secret = {shell.password_variable: lab.secrets.password("app"), "PGCONNECT_TIMEOUT": "2"}
     try:
         return lab.app.run(argv, deadline_s, check=False, env=secret).returncode == 0
     except LabError:  # no answer in time: whatever became of it, the application cannot write

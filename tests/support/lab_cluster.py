@@ -24,6 +24,7 @@ from failover.lab.services import entry_point
 from failover.lab.traffic import DATABASE, Traffic
 from failover.lab.verdict import Window, Write
 from failover.profiles import PROFILES
+from tests.support.stagehand import Stagehand, stagehand
 from tests.support.stalls import Stalls
 
 ROLES = ("zookeeper", "sshd", "guardian", "controller")
@@ -158,6 +159,11 @@ class Cluster:
         """The other members, in the order of their priority."""
         primary = self.primary()
         return [name for name in self.options.members if name != primary]
+
+    @property
+    def hand(self) -> Stagehand:
+        """What a story does to the databases by hand, in their engine's words."""
+        return stagehand(self.lab)
 
     def sql(self, member: str, sql: str, dbname: str | None = None, timeout_s: float = 10.0) -> str:
         """What the member's database answers its administrator."""

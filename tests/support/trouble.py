@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+import failover
 from failover.clock import boottime_s
 from failover.lab.commands import LabError, wait
 from failover.lab.configuration import VIP
 from failover.lab.host import Host
 from failover.lab.lab import Lab
-from tests.support import cpu
+from failover.lab.session import Login
+from failover.lab.traffic import DATABASE
+from tests.support import cpu, filler
+from tests.support.stagehand import stagehand
 
 MONITOR = "failover_monitor"
-WAITERS = 20
-HEARTBEATS_LOCKED = "LOCK TABLE failover.heartbeat IN ACCESS EXCLUSIVE MODE"
-PSQL = ["psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-h", "/run/postgresql", "-U", "postgres", "-d", "postgres"]
-_FILL = """\
-import sys, threading, psycopg2
-held = []
-def fill():
-    while True:
-        try:
-            held.append(psycopg2.connect(host=sys.argv[1], user="app", dbname="app", connect_timeout=3))
-        except psycopg2.OperationalError as error:
-            return str(error)
-print(fill().splitlines()[0], flush=True)
-done = threading.Event()
-def again():  # whoever leaves is replaced
-    while not done.wait(0.1):
-        fill()
-threading.Thread(target=again, daemon=True).start()
-sys.stdin.read()
-"""
+ROOT = str(Path(failover.__file__).resolve().parent.parent)
 
 
 @contextmanager
@@ -67,39 +52,24 @@ def deaf(lab: Lab, controller: str) -> Iterator[None]:
 
 
 @contextmanager
-def lock_storm(host: Host, *, logins: bool) -> Iterator[None]:
-    """A session holds the product's own table, others queue behind it; with `logins` it holds the accounts as well, so that
-    nobody gets in any more. Locks of this kind travel in the log: the standbys have them too.
-    """
-    with ExitStack() as stack:
-        holder = stack.enter_context(_psql(host))
-        _ask(holder, f"BEGIN; {HEARTBEATS_LOCKED}")
-        for waiter in [stack.enter_context(_psql(host)) for _ in range(WAITERS)]:
-            _tell(waiter, f"BEGIN; {HEARTBEATS_LOCKED}")
-        queued = f"SELECT count(*) >= {WAITERS} FROM pg_locks WHERE NOT granted"
-        wait(lambda: host.sql(queued) == "t", 10.0, "a queue of waiting sessions")
-        if logins:
-            _ask(holder, "LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
-        yield
-
-
-@contextmanager
 def full(lab: Lab) -> Iterator[None]:
     """Clients hold every connection that is not reserved, and take each one that becomes free."""
-    secret = {"PGPASSWORD": lab.secrets.password("app")}
-    filler = lab.app.popen([sys.executable, "-c", _FILL, VIP], env=secret, log=lab.app.log("filler"))
+    login = Login(lab.options.engine, VIP, lab.dialect.port, DATABASE, "app", lab.secrets.password("app"))
+    process = lab.app.popen([sys.executable, filler.__file__], log=lab.app.log("filler"), env={"PYTHONPATH": ROOT})
     try:
-        assert filler.stdout is not None
-        said = filler.stdout.readline()
-        assert "remaining connection slots" in said or "too many clients" in said, said
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f"{login}\n")
+        process.stdin.flush()
+        said = process.stdout.readline()
+        assert re.search(stagehand(lab).full, said), said
         yield
     finally:
-        lab.app.end(filler)
+        lab.app.end(process)
 
 
 @contextmanager
 def recovering(host: Host) -> Iterator[None]:
-    """A backend is killed, the postmaster restarts everybody, and the recovery takes as long as the block.
+    """PostgreSQL only. A backend is killed, the postmaster restarts everybody, and the recovery takes as long as the block.
 
     Its startup process is stopped as soon as it is there, which is what an hour of log to replay looks like from outside.
     """
@@ -119,14 +89,14 @@ def recovering(host: Host) -> Iterator[None]:
 
 
 @contextmanager
-def password_rotated(host: Host) -> Iterator[None]:
+def password_rotated(lab: Lab, primary: str) -> Iterator[None]:
     """Somebody gave the monitor account another password, and the controllers have the old one."""
-    stored = host.sql(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{MONITOR}'")
-    host.sql(f"ALTER ROLE {MONITOR} PASSWORD 'another one'")
+    hand = stagehand(lab)
+    hand.change_password(primary, MONITOR, "another one")
     try:
         yield
     finally:
-        host.sql(f"ALTER ROLE {MONITOR} PASSWORD '{stored}'")
+        hand.change_password(primary, MONITOR, lab.secrets.password(MONITOR))
 
 
 @contextmanager
@@ -137,28 +107,6 @@ def starved(host: Host, share: float = 0.05) -> Iterator[None]:
 
 
 # --- below --------------------------------------------------------------------------------------------------------------
-@contextmanager
-def _psql(host: Host) -> Iterator[subprocess.Popen[str]]:
-    session = host.popen(PSQL, user="postgres", log=host.log("psql"))
-    try:
-        yield session
-    finally:
-        host.end(session)
-
-
-def _tell(session: subprocess.Popen[str], statement: str) -> None:
-    assert session.stdin is not None
-    session.stdin.write(f"{statement};\n\\echo done\n")
-    session.stdin.flush()
-
-
-def _ask(session: subprocess.Popen[str], statement: str) -> None:
-    """The same, and wait for the answer."""
-    _tell(session, statement)
-    assert session.stdout is not None
-    assert session.stdout.readline().strip() == "done", f"{statement}: psql ended"
-
-
 def _accepts(host: Host) -> bool:
     try:
         return host.sql("SELECT pg_is_in_recovery()") == "f"
