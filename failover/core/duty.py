@@ -250,7 +250,7 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(Duty.FENCE, _owes_a_fence, "my grant was taken away: fencing and writing the receipt"),
     Row(Duty.GIVE_BACK, lambda f: f.handing_over and f.handover_late, "the handover took too long: giving writes back"),
-    Row(Duty.HAND_OVER, lambda f: f.handing_over, "switchover: writes stopped, shutting down in order"),
+    Row(Duty.HAND_OVER, lambda f: f.handing_over, "switchover: writes stop, then its log is handed over"),
     Row(
         Duty.SOFT_FENCE,
         lambda f: f.mine and f.role is Role.PRIMARY and f.served == f.epoch and f.lease.soft_fence_due(f.now_s, f.times),

@@ -180,11 +180,27 @@ def _notes(seen: Observation, rules: Rules, grant: Grant, dead: str, choice: Cho
         notes.append(f"if its whole host goes silent: {silent.held or silent.why}")
     elif isinstance(silent, Go):
         notes.append(f"if its whole host goes silent: {silent.facts.get('evidence', 'confirmed')}")
+    notes += [note for member in rules.others(dead) if (note := _replays_first(seen, rules, member.name))]
     if choice.candidate is None:
         notes.append(f"if {dead} comes back with its data as a standby, it is granted back")
     if seen.policy and seen.policy.value.last_failover and seen.last_failover_since_s is None:
         notes.append(f"the cool-down after {seen.policy.value.last_failover} is known to the leader only")
     return tuple(notes)
+
+
+def _replays_first(seen: Observation, rules: Rules, member: str) -> str | None:
+    """A standby counts by what it has received; how long the rest takes is for the asker to know."""
+    status = seen.status(member, rules.gone_s)
+    if not is_standby(status) or status is None:
+        return None
+    lag = status.replay_lag_bytes
+    if status.paused_replay:
+        why = "its replay is paused"
+    elif lag is not None and lag > rules.lag_max_bytes:
+        why = f"it replays {lag} bytes behind, more than lag_max ({rules.lag_max_bytes})"
+    else:
+        return None
+    return f"{member}: {why}; chosen all the same, for it replays what it has received before it takes a write"
 
 
 def _claimed(seen: Observation, rules: Rules, grant: Grant, dead: str) -> Situation:

@@ -114,10 +114,12 @@ class Writes:
             my_semisync.in_force(self._access, session, sync, pause)
             session.run("SET GLOBAL read_only = OFF")
             my_events.run(session, self._access.config)
-            if dialect.role(dialect.read(session)) is not Role.PRIMARY:
+            after = dialect.read(session)
+            if dialect.role(after) is not Role.PRIMARY:
                 raise Unknown("told to take writes, and it is still read-only")
+            began_at = dialect.position(after, None)
         if dialect.role(values) is Role.STANDBY:
-            log.info("%s takes writes at %s", self._access.me, dialect.position(values, None).text()[:200])
+            log.info("%s takes writes at %s", self._access.me, began_at.text()[:200])
 
     def _end_strays(self, session: Session) -> None:
         """An attempt to become read-only that waits behind a commit, left by a guardian that died, would succeed afterwards."""

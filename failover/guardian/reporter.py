@@ -186,7 +186,7 @@ class Heart:
             if own.heartbeat_fails:
                 self._board.note(heartbeat_fails=0)
             return
-        self._sequence += 1
+        self._sequence = max(self._sequence, self._newest(own.served)) + 1
         try:
             self._engine.heartbeat(own.served, self._sequence, self._budget_s)
         except FailoverError as error:
@@ -196,3 +196,8 @@ class Heart:
             return
         if own.heartbeat_fails:
             self._board.note(heartbeat_fails=0)
+
+    def _newest(self, epoch: int) -> int:
+        """A restarted guardian counts on: standbys tell a new row by its number, and two rows of one number are refused."""
+        local = self._board.local
+        return local.heartbeat[1] if local and local.heartbeat and local.heartbeat[0] == epoch else 0

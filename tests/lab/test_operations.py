@@ -19,7 +19,7 @@ from tests.support.lab_cluster import Cluster, Load
 pytestmark = pytest.mark.timeout(240)
 DONE, UNDONE = 0, 6
 DEADLINE_S = 5.0  # switchover_deadline, by default
-STOPPING = "switchover: writes stopped, shutting down in order"
+STOPPING = "switchover: writes stop, then its log is handed over"
 Ended = subprocess.CompletedProcess[str]
 
 

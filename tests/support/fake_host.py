@@ -156,6 +156,7 @@ class FakeDatabase:
     sync: SyncSet | None = None
     streaming: bool | None = None  # None: as told by `upstream`
     checkpointed: int = 1  # the timeline of its last checkpoint
+    beats: list[tuple[int, int]] = field(default_factory=list)  # heartbeat rows
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self, pid: int, role: Role) -> None:
@@ -236,13 +237,18 @@ class FakeEngine:
         return LocalState(
             d.role, "7001", d.at, upstream=d.upstream or None, configured_upstream=d.upstream,
             streaming=bool(d.upstream) if d.streaming is None else d.streaming, sync=d.sync,
+            heartbeat=max(d.beats, default=None),
         )  # fmt: skip
 
     def prepare(self, budget_s: float) -> None:
         self._up()
 
     def heartbeat(self, epoch: int, sequence: int, budget_s: float) -> None:
-        self._up()
+        """A number is taken once, as in a table with a key."""
+        d = self._up()
+        if (epoch, sequence) in d.beats:
+            raise Refused(f"duplicate heartbeat {epoch}-{sequence}")
+        d.beats.append((epoch, sequence))
 
     def end_sessions(self, budget_s: float) -> int:
         self._up()

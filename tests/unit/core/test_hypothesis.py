@@ -47,6 +47,16 @@ def test_the_most_advanced_wins_and_the_other_says_by_how_much() -> None:
     assert found.ranking[1].why == "10 bytes behind db3" and found.ranking[1].lag == 10 and found.ranking[1].lag_unit == "bytes"
 
 
+def test_a_standby_that_does_not_replay_may_be_chosen_and_the_note_says_what_it_does_first() -> None:
+    late = standby("db3", replay_lag_bytes=RULES.lag_max_bytes + 1)
+    found = if_dies(healthy(standby("db2", paused_replay=True), late), RULES, "db1")
+    assert (found.verdict, found.candidate) == ("failover", "db2")
+    assert [note.partition(";")[0] for note in found.notes if "replays what it has received" in note] == [
+        "db2: its replay is paused",
+        f"db3: it replays {RULES.lag_max_bytes + 1} bytes behind, more than lag_max ({RULES.lag_max_bytes})",
+    ]
+
+
 def test_strict_holds_when_too_few_can_testify() -> None:
     seen = healthy(standby("db3", role=Role.DOWN, streaming=False))
     found = if_dies(seen, RULES, "db1")
