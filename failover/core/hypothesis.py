@@ -31,6 +31,7 @@ from failover.core.replication import next_edit, wanted_names
 from failover.core.rules import Rules
 from failover.core.tables import TABLES
 
+MAY_HAVE_LOST = "may have lost log that it acknowledged when it was restarted or copied; it counts again once it has caught up"
 IDLE_S = 1e6  # a hypothetical phase that has lasted long: what will be said when nothing new is learned
 
 
@@ -101,7 +102,8 @@ def standing(seen: Observation, rules: Rules, dead: str) -> dict[str, Position]:
     found = {}
     for member in rules.others(dead):
         position = seen.position_of(member.name)
-        if member.guarded and position is not None and is_standby(seen.status(member.name, rules.gone_s)):
+        status = seen.status(member.name, rules.gone_s)
+        if member.guarded and position is not None and is_standby(status) and status is not None and status.testifies:
             found[member.name] = position
     return found
 
@@ -155,7 +157,9 @@ def _why_absent(seen: Observation, rules: Rules, member: str) -> str | None:
         return "its guardian says nothing"
     if status.rejoin:
         return status.rejoin
-    return None if is_standby(status) else f"is {status.role.value}, not a standby"
+    if not is_standby(status):
+        return f"is {status.role.value}, not a standby"
+    return None if status.testifies else MAY_HAVE_LOST
 
 
 def _at_risk(

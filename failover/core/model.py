@@ -277,7 +277,7 @@ class MemberStatus:
     `rewind_ready`: this primary has made a checkpoint on its present history, so others may be rewound against it. `moving`: the
     database's main process ran just now, or waits for its turn on a processor; a frozen one does neither. `kept_out`: the primary
     does not let it stream while it is in no sync set (semi-synchronous replication has no names: who may acknowledge is decided
-    at the door).
+    at the door). `testifies`: what it acknowledged is in what it has, so that it may be sealed and chosen.
     """
 
     member: str
@@ -302,6 +302,7 @@ class MemberStatus:
     rewind_ready: bool = False
     moving: bool = False
     kept_out: bool = False
+    testifies: bool = True
 
 
 @dataclass(frozen=True)

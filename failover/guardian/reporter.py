@@ -113,6 +113,7 @@ class Reporter:
             applied_at=own.applied_at if own.served else None,
             kept_out=bool(local and local.kept_out),
             paused_replay=bool(local and local.replay_paused),
+            testifies=facts.may_testify,
             rejoin=own.rejoin,
             rewind_ready=writable and local is not None and own.rewind_ready == local.position.history_id(),
             moving=self._ran_ns is not None and boottime_s() - self._moved_at_s <= MOVING_S,

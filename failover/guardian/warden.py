@@ -367,6 +367,7 @@ class Warden:
         self._hands.engine.follow(self._upstream(facts), SQL_S)
         self._hands.engine.ensure_slots((), SQL_S)  # a former primary's slots would hold log back here for ever
         self._board.note(rejoin=None, sealed_for=0)
+        self._not_streaming_since_s = None
         log.info("following %s", primary)
         self._look()
 
@@ -394,9 +395,12 @@ class Warden:
         return has_it and local is not None and local.streaming
 
     def _free_a_stuck_replay(self, facts: LocalFacts) -> None:
-        """A standby follows another primary only when its replay moves; a pause or a reader's lock must not block commits."""
+        """A standby follows another primary only when its replay moves; a pause or a reader's lock must not block commits.
+
+        One that its primary keeps out is none of that: it blocks nobody, and who paused its replay may want it so.
+        """
         local = self._board.local
-        if local is None or local.streaming:
+        if local is None or local.streaming or local.kept_out:
             self._not_streaming_since_s = None
         elif self._not_streaming_since_s is None:
             self._not_streaming_since_s = facts.now_s

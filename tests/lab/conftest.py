@@ -162,6 +162,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
         for number, one in enumerate(clusters):
             folder = SAVED / item.name.replace("/", "-") / (str(number) if number else "")
             report.sections.append(("the lab's last words", one.save_logs(folder)))
+            (folder / "failure.txt").write_text(report.longreprtext)
     return report
 
 

@@ -147,15 +147,15 @@ def test_a_primary_that_dies_in_its_switchover_is_failed_over_by_the_same_operat
 
 
 def level_plan(cluster: Cluster, old: str) -> dict[str, Any]:
-    """The plan at a moment at which both standbys have reported the same position: they report in their own time, a heartbeat may
+    """The plan at a moment at which both standbys have reported that they are level: they report in their own time, a heartbeat may
     come between, and the plan then names whoever has spoken last."""
     plans: list[dict[str, Any]] = []
 
     def level() -> bool:
         plans.append(cluster.answer("plan", "--if-dies", old))
-        return len({rank["position"] for rank in plans[-1]["ranking"]}) == 1
+        return len({rank["lag"] for rank in plans[-1]["ranking"]}) == 1
 
-    cluster.lab.wait(level, 10.0, "standbys that report the same position")
+    cluster.lab.wait(level, 10.0, "standbys that report that they are level")
     return plans[-1]
 
 

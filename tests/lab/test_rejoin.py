@@ -65,7 +65,6 @@ def test_an_old_primary_with_commits_of_its_own_is_rewound_and_they_are_listed(a
     host, schema = lab.host(old), {"postgresql": "public"}.get(away.options.engine, DATABASE)
     table, counted = f"{schema}.lost", f"SELECT count(*) FROM {schema}.lost"
     away.sql(old, f"CREATE TABLE IF NOT EXISTS {table} (id int)")
-    lab.cut(old)
     with away.hand.commits_that_nobody_gets(old, table, COMMITS):
         lab.crash(old)
     new = others_take_over(away, old)

@@ -155,6 +155,7 @@ class FakeDatabase:
     unkillable: bool = False  # a process in uninterruptible sleep
     sync: SyncSet | None = None
     streaming: bool | None = None  # None: as told by `upstream`
+    kept_out: bool = False
     checkpointed: int = 1  # the timeline of its last checkpoint
     beats: list[tuple[int, int]] = field(default_factory=list)  # heartbeat rows
     ended: threading.Event = field(default_factory=threading.Event)
@@ -237,7 +238,7 @@ class FakeEngine:
         return LocalState(
             d.role, "7001", d.at, upstream=d.upstream or None, configured_upstream=d.upstream,
             streaming=bool(d.upstream) if d.streaming is None else d.streaming, sync=d.sync,
-            heartbeat=max(d.beats, default=None),
+            heartbeat=max(d.beats, default=None), kept_out=d.kept_out,
         )  # fmt: skip
 
     def prepare(self, budget_s: float) -> None:

@@ -31,6 +31,7 @@ ROLES = ("zookeeper", "sshd", "guardian", "controller")
 LOGS = ("guardian", "controller")
 WHOLE_S = 90.0  # a rejoin, a cool-down and a controller's election fit in
 LOOK_EVERY_S = 0.3
+REPLAYED_S = 20.0
 
 
 class Load:
@@ -64,9 +65,13 @@ class Load:
         return Lab.wait(lambda: self.traffic.flowing(since), deadline_s, lambda: "; ".join([says, *self._cluster.stuck()]))
 
     def lost(self, member: str | None = None) -> list[int]:
-        """Ids that were acknowledged and that `member` (default: the primary) does not have."""
+        """Ids that were acknowledged and that `member` (default: the primary) does not have. A standby is given time to replay."""
         acknowledged = [w for w in self.traffic.writes() if w.outcome == "ok"]  # first: the table grows meanwhile
-        return verdict.lost_ids(acknowledged, acts.ids_on(self._cluster.lab.host(member or self._cluster.primary())))
+        host, end = self._cluster.lab.host(member or self._cluster.primary()), boottime_s() + (REPLAYED_S if member else 0.0)
+        pause = threading.Event()
+        while (missing := verdict.lost_ids(acknowledged, acts.ids_on(host))) and boottime_s() < end:
+            pause.wait(LOOK_EVERY_S)
+        return missing
 
     def dual_writer_ms(self, since: float | None = None) -> float:
         """For how long two hosts were writers."""

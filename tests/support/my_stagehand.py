@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tests.support.stagehand import Stagehand, session, tell
+from failover.lab.my import CONFIG
+from tests.support.stagehand import Stagehand, ask, session, tell
 from tests.support.still_thread import stands_still
 
 WORDS = {"mariadb": ("SLAVE", "rpl_semi_sync_master"), "mysql": ("REPLICA", "rpl_semi_sync_source")}
@@ -104,10 +105,34 @@ class MyStagehand(Stagehand):
         """Each in a session of its own, written to the log and waiting for an acknowledgement that does not come."""
         host, waiting = self.lab.host(member), WAITS.format("Waiting for semi-sync ACK%")
         with ExitStack() as stack:
-            for number in range(rows):
-                tell(stack.enter_context(session(host)), f"INSERT INTO {table} VALUES ({number})")
+            sessions = [stack.enter_context(session(host)) for _ in range(rows)]
+            for mine in sessions:  # each takes a while to begin, and the lease of a host that is cut off does not
+                ask(mine, "DO 1")
+            self.lab.cut(member)
+            for number, mine in enumerate(sessions):
+                tell(mine, f"INSERT INTO {table} VALUES ({number})")
             self.lab.wait(lambda: int(self.sql(member, waiting)) >= rows, 5.0, f"{rows} commits on {member} alone")
             yield
+
+    def write_on_a_standby(self, member: str, statement: str) -> None:
+        """As an administrator with the wrong window open."""
+        guard = ("read_only",) if self.engine == "mariadb" else ("read_only", "super_read_only")
+        off, on = (";".join(f"SET GLOBAL {name} = {value}" for name in guard) for value in ("OFF", "ON"))
+        self.sql(member, f"{off}; {statement}; {on}")
+
+    @contextmanager
+    def recovers_relay_log(self, member: str) -> Iterator[None]:
+        """From its next start on; MariaDB does so always."""
+        if self.engine == "mariadb":
+            yield
+            return
+        file = self.lab.host(member).directory / "overlay" / CONFIG.lstrip("/")
+        before = file.read_text()
+        file.write_text(before.replace("relay_log_recovery = OFF", "relay_log_recovery = ON"))
+        try:
+            yield
+        finally:
+            file.write_text(before)
 
     @property
     def _replica(self) -> str:

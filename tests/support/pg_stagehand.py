@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.support.stagehand import Stagehand, session, tell
+from tests.support.stagehand import Stagehand, ask, session, tell
 
 NOT_REPLAYED = "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
 
@@ -79,7 +79,8 @@ class PgStagehand(Stagehand):
     @contextmanager
     def commits_that_nobody_gets(self, member: str, table: str, rows: int) -> Iterator[None]:
         with session(self.lab.host(member)) as mine:
-            tell(mine, "SET synchronous_commit = local")
+            ask(mine, "SET synchronous_commit = local")
+            self.lab.cut(member)
             for number in range(rows):
                 tell(mine, f"INSERT INTO {table} VALUES ({number})")
             there = f"SELECT count(*) FROM {table}"

@@ -86,7 +86,7 @@ class Stagehand(ABC):
 
     @abstractmethod
     def commits_that_nobody_gets(self, member: str, table: str, rows: int) -> AbstractContextManager[None]:
-        """On a primary that nobody hears any more: in the block there are that many commits in its log, one row each."""
+        """Cut a primary off: in the block there are that many commits more in its log, one row each."""
 
     @contextmanager
     def lock_storm(self, member: str, everything: bool) -> Iterator[None]:

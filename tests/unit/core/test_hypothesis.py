@@ -47,6 +47,13 @@ def test_the_most_advanced_wins_and_the_other_says_by_how_much() -> None:
     assert found.ranking[1].why == "10 bytes behind db3" and found.ranking[1].lag == 10 and found.ranking[1].lag_unit == "bytes"
 
 
+def test_a_standby_that_may_have_lost_what_it_acknowledged_is_no_witness() -> None:
+    found = if_dies(healthy(standby("db2", testifies=False)), RULES, "db1")
+    assert (found.verdict, found.candidate) == ("hold", None)
+    assert "only db3 of them can testify" in found.says
+    assert next(r for r in found.ranking if r.member == "db2").why.startswith("may have lost log that it acknowledged")
+
+
 def test_a_standby_that_does_not_replay_may_be_chosen_and_the_note_says_what_it_does_first() -> None:
     late = standby("db3", replay_lag_bytes=RULES.lag_max_bytes + 1)
     found = if_dies(healthy(standby("db2", paused_replay=True), late), RULES, "db1")

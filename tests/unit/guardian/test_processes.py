@@ -128,9 +128,13 @@ def test_children_of_the_main_process_belong_to_it_wherever_they_work(start: Sta
 
 
 def test_children_that_ended_and_were_not_reaped_do_not_count(start: Start, tmp_path: Path) -> None:
-    main = start("sh", "-c", "true & echo $!; exec sleep 300", cwd=tmp_path)
+    """It must not end before its shell has become a `sleep`: a shell reaps."""
+    os.mkfifo(tmp_path / "fifo")
+    main = start("sh", "-c", "cat fifo & echo $!; exec sleep 300", cwd=tmp_path)
     assert main.stdout is not None
     child = int(main.stdout.readline())
+    soon(lambda: Path(f"/proc/{main.pid}/comm").read_text() == "sleep\n")
+    (tmp_path / "fifo").write_text("")
     soon(lambda: state_of(child) == "Z")
     assert found(tmp_path, main.pid) == [main.pid]
 

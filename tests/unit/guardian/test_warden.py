@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from failover.coordination.memory import MemoryEnsemble
 from failover.core.model import Claim, Grant, MemberStatus, Mode, Operation, OperationKind, Role, SyncSet
 from failover.core.plan import Key, Kind
@@ -416,3 +418,17 @@ def test_a_member_whose_restart_may_lose_received_log_testifies_only_after_it_ha
     host.database.at = Lsn(1, 0x500)
     host.turn(2)
     assert not host.board.facts().may_testify, "another run of the database, with less than it had"
+
+
+@pytest.mark.parametrize("kept_out", [False, True], ids=["stuck", "kept out by its primary"])
+def test_a_standby_that_does_not_stream_gets_its_replay_freed_unless_it_is_kept_out(
+    standby: FakeHost, clock: Clock, kept_out: bool
+) -> None:
+    """The lab found it: a member in maintenance was kept out, and the replay that its operator had paused went on."""
+    standby.ward()
+    standby.database.streaming, standby.database.kept_out = False, kept_out
+    mark = len(standby.events)
+    for _ in range(4):
+        clock.advance(1.0)
+        standby.ward()
+    assert ("free replay" in standby.since(mark)) is not kept_out
