@@ -65,7 +65,7 @@ class Load:
         return Lab.wait(lambda: self.traffic.flowing(since), deadline_s, lambda: "; ".join([says, *self._cluster.stuck()]))
 
     def lost(self, member: str | None = None) -> list[int]:
-        """Ids that were acknowledged and that `member` (default: the primary) does not have. A standby is given time to replay."""
+        """Ids that were acknowledged and that `member` (default: the primary) does not have. A standby gets time to replay."""
         acknowledged = [w for w in self.traffic.writes() if w.outcome == "ok"]  # first: the table grows meanwhile
         host, end = self._cluster.lab.host(member or self._cluster.primary()), boottime_s() + (REPLAYED_S if member else 0.0)
         pause = threading.Event()
