@@ -12,7 +12,7 @@ from failover.cli.options import Scope, common
 
 if TYPE_CHECKING:
     from failover.cli.reading import Look, View
-    from failover.core.hypothesis import Hypothesis
+    from failover.core.hypothesis import Hypothesis, Rank
 
 
 @click.command()
@@ -57,6 +57,12 @@ def cooldown_left_s(view: View, look: Look, deadline_s: float) -> float | None:
     return max(view.rules.cooldown_s - since_s, 0.0)
 
 
+def _why(rank: Rank) -> str:
+    if rank.chosen:
+        return "chosen"
+    return rank.why or "fit, and nobody is promoted all the same"
+
+
 def _show(found: Hypothesis, color: bool) -> None:
     from failover.cli.printing import bold, lag, table
 
@@ -67,7 +73,7 @@ def _show(found: Hypothesis, color: bool) -> None:
         click.echo(f"BLOCK  {blocker}")
     if found.ranking:
         rows = [
-            ("*" if r.chosen else "", r.member, lag(r.lag, r.lag_unit), (r.position or "-").partition(" ")[0], r.why or "chosen")
+            ("*" if r.chosen else "", r.member, lag(r.lag, r.lag_unit), (r.position or "-").partition(" ")[0], _why(r))
             for r in found.ranking
         ]
         click.echo("\n" + table(("", "MEMBER", "BEHIND", "POSITION", "WHY"), rows))

@@ -2,7 +2,8 @@
 
 "Changing a sync set" (docs/guarantees.md): (1) add the new pair to `grant.sync`; (2) the primary's guardian applies it and
 proves that nothing uses the old one; (3) w' members of S' have the primary's position as of (2); (4) drop the old pairs.
-Only one change is under way at a time. The product keeps w = 1: the smallest set that makes every commit safe.
+One change is under way at a time, unless nobody of S' is there to end it (ADR 0020). The product keeps w = 1: the smallest
+set that makes every commit safe.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def next_edit(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str
     if status is None or not status.writable or status.epoch != grant.epoch:
         return None
     if len(grant.sync) > 1 or (grant.sync and rules.replication is Replication.ASYNC):
-        return _drop_old(seen, grant, status, rules)
+        return _drop_old(seen, grant, status, rules) or _supersede(seen, rules, grant)
     if rules.replication is Replication.ASYNC:
         return None
     return _add_new(seen, rules, grant)
@@ -111,8 +112,32 @@ def _add_new(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str]
     names = wanted_names(seen, rules, grant.member, current)
     if names == current or (not names and rules.replication is Replication.STRICT):
         return None
-    position = seen.position_of(grant.member)
+    if names and not set(names) & set(wanted_names(seen, rules, grant.member)):
+        return None  # all that is left of the set has just stopped streaming too: the smaller set could not be proved
+    return _recorded(seen, grant, names)
+
+
+def _supersede(seen: Observation, rules: Rules, grant: Grant) -> tuple[Grant, str] | None:
+    """The set that is being introduced has nobody left who streams, so it cannot be proved: another takes its place.
+
+    Every older pair stays recorded, and no pair is recorded twice: what the primary has said of one in the past proves nothing of
+    what it may have applied since.
+    """
+    assert grant.member is not None
+    newest, recorded = grant.sync[-1].names, {frozenset(pair.names) for pair in grant.sync}
+    names = wanted_names(seen, rules, grant.member, newest)
+    if not newest or set(names) & set(newest) or frozenset(names) in recorded:
+        return None
+    if not names and rules.replication is Replication.STRICT:
+        return None
+    return _recorded(seen, grant, names)
+
+
+def _recorded(seen: Observation, grant: Grant, names: tuple[str, ...]) -> tuple[Grant, str]:
+    """Step (1)."""
+    position = seen.position_of(grant.member or "")
     new = SyncSet(1, names, position.history_id() if position else "")
+    current = grant.sync[-1].names if grant.sync else ()
     says = f"sync set {_text(current)} -> {_text(names)}: recorded, to be applied on {grant.member}"
     return replace(grant, sync=(*grant.sync, new)), says
 

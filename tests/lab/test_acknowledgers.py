@@ -55,7 +55,7 @@ def now() -> datetime:
 
 
 def test_under_strict_writes_wait_until_somebody_can_acknowledge_them(calm_cluster: Cluster) -> None:
-    primary, names = calm_cluster.primary(), sorted(calm_cluster.standbys())
+    primary, names = calm_cluster.primary(), set(calm_cluster.standbys())
     with calm_cluster.traffic() as load:
         load.flows(10.0)
         with nobody_acknowledges(calm_cluster):
@@ -64,7 +64,8 @@ def test_under_strict_writes_wait_until_somebody_can_acknowledge_them(calm_clust
             assert words.startswith("writes block: a commit waits for one of (") and words.endswith("and none streams")
             threading.Event().wait(BLOCKED_S)
             assert load.acknowledged(gone + 1.0) == [], "a write was acknowledged that is on one member only"
-            assert sorted(calm_cluster.status()["sync"][-1]["names"]) == names, "the set is not made smaller for it"
+            seats = calm_cluster.status()["sync"]
+            assert all(pair["names"] and set(pair["names"]) <= names for pair in seats), "no set lets commits wait for nobody"
         load.flows(60.0, boottime_s(), "writes, once a standby acknowledges them")
         assert degraded(calm_cluster) == []
         calm_cluster.wait_whole(cooldown=False)

@@ -147,7 +147,7 @@ def test_a_primary_that_dies_in_its_switchover_is_failed_over_by_the_same_operat
 
 
 def level_plan(cluster: Cluster, old: str) -> dict[str, Any]:
-    """The plan at a moment at which both standbys have reported that they are level: they report in their own time, a heartbeat may
+    """The plan at a moment at which both standbys have said that they are level: they report in their own time, a heartbeat may
     come between, and the plan then names whoever has spoken last."""
     plans: list[dict[str, Any]] = []
 

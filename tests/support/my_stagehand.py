@@ -22,6 +22,7 @@ READ_ONLY = {
     " WHERE VARIABLE_NAME = 'READ_ONLY'",
     "mysql": "SELECT @@read_only, VARIABLE_SOURCE FROM performance_schema.variables_info WHERE VARIABLE_NAME = 'read_only'",
 }
+GATHER_USEC = 1_000_000
 BY_SQL = ("SQL", "DYNAMIC")
 
 
@@ -64,7 +65,7 @@ class MyStagehand(Stagehand):
         """Only what the old primary's server has numbered counts: the new one has written under its own number since."""
         if self.engine == "mysql":
             mine = self.sql(new, "SELECT @@server_uuid")
-            left = self.sql(new, f"SELECT GTID_SUBTRACT(@@gtid_executed, '{sealed}')").replace("\\n", "")
+            left = self.sql(new, f"SELECT GTID_SUBTRACT(@@gtid_executed, '{sealed.partition('@')[0]}')").replace("\\n", "")
             return ",".join(part for part in left.split(",") if part.strip() and not part.strip().startswith(mine))
         number = self.sql(old, "SELECT @@server_id") if self.lab.databases.is_standby(old) else old.removeprefix("db")
         there, then = _last_of(number, self.sql(new, "SELECT @@gtid_binlog_state")), _last_of(number, sealed)
@@ -102,16 +103,26 @@ class MyStagehand(Stagehand):
 
     @contextmanager
     def commits_that_nobody_gets(self, member: str, table: str, rows: int) -> Iterator[None]:
-        """Each in a session of its own, written to the log and waiting for an acknowledgement that does not come."""
+        """Each in a session of its own, written to the log and waiting for an acknowledgement that does not come.
+
+        MariaDB writes one group and a second one while the first waits, so they are made to be one.
+        """
         host, waiting = self.lab.host(member), WAITS.format("Waiting for semi-sync ACK%")
+        committing = f"SELECT count(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'INSERT INTO {table}%'"
         with ExitStack() as stack:
             sessions = [stack.enter_context(session(host)) for _ in range(rows)]
             for mine in sessions:  # each takes a while to begin, and the lease of a host that is cut off does not
                 ask(mine, "DO 1")
+            if self.engine == "mariadb":
+                self.sql(member, f"SET GLOBAL binlog_commit_wait_count = {rows}, GLOBAL binlog_commit_wait_usec = {GATHER_USEC}")
             self.lab.cut(member)
             for number, mine in enumerate(sessions):
                 tell(mine, f"INSERT INTO {table} VALUES ({number})")
-            self.lab.wait(lambda: int(self.sql(member, waiting)) >= rows, 5.0, f"{rows} commits on {member} alone")
+            both = f"{committing}; {waiting}"
+            self.lab.wait(lambda: _at_least(self.sql(member, both), rows, 1), 5.0, f"{rows} commits on {member} alone")
+            looks = ["", self.sql(member, "SHOW BINARY LOGS")]
+            while looks[-1] != looks[-2]:
+                looks.append(self.sql(member, "SHOW BINARY LOGS"))
             yield
 
     def write_on_a_standby(self, member: str, statement: str) -> None:
@@ -144,6 +155,10 @@ class MyStagehand(Stagehand):
         told = host.run([*shell.argv, "--column-names", *shell.once, "SHOW ALL SLAVES STATUS"], user=shell.login).stdout
         names, values = (line.split("\t") for line in told.splitlines()[:2])
         return dict(zip(names, values, strict=True))
+
+
+def _at_least(said: str, *numbers: int) -> bool:
+    return all(int(word) >= number for word, number in zip(said.split(), numbers, strict=True))
 
 
 def _last_of(server: str, position: str) -> int:

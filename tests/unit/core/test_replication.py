@@ -85,6 +85,25 @@ def test_one_change_at_a_time() -> None:
     assert edit(a_cluster().synced_by(BOTH, DB2)) is None, "a third pair is not added while two stand"
 
 
+def test_a_set_of_which_nobody_is_left_is_not_begun() -> None:
+    """Two standbys die a moment apart: to wait for one of two that are dead is no worse than for the second of them."""
+    dying = a_cluster().silent("db2").silent("db3").streaming_since("db3", 4.0)
+    for replication in (Replication.STRICT, Replication.SYNC):
+        assert edit(dying, replication=replication) is None
+
+
+def test_a_change_that_nobody_can_end_any_more_is_superseded_and_forgets_no_pair() -> None:
+    """The lab found it: under `sync` the last standby died before its set of one was proved, and writes waited for ever."""
+    gone = a_cluster().silent("db2").silent("db3").synced_by(BOTH, DB2)
+    assert edit(gone) is None, "strict waits for somebody"
+    degraded = edit(gone, replication=Replication.SYNC)
+    assert degraded and degraded[0].sync == (BOTH, DB2, SyncSet(1, (), "1"))
+    back = a_cluster().silent("db2").synced_by(BOTH, DB2)
+    assert sync_after(back) == (BOTH, DB2, DB3)
+    assert sync_after(back.synced_by(BOTH, DB3, DB2)) is None, "none is recorded twice: an old proof of it would count"
+    assert sync_after(a_cluster().silent("db2").streaming_since("db2", 4.0).synced_by(BOTH, DB2)) is None
+
+
 def test_nothing_is_edited_from_what_a_primary_of_another_epoch_says() -> None:
     cluster = a_cluster().silent("db3")
     assert edit(cluster.primary("db1", 2)) is None
