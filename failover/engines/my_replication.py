@@ -30,7 +30,9 @@ _TOLD_EVERY_S = 2.0
 _POLL_S = 0.005
 _SETTLED_S = 1.0  # a connection says that it answers only some ms after it has begun to receive
 _ANSWERS_S = 0.2
-_AGAIN_S = 5.0  # a receiver that the source refused for good is started again, but not as fast as the machine can
+# A receiver that the source refused is started again, soon at first: a new primary that has not executed all it had received yet
+# refuses who stands there already (1236). For good is what it still is after some seconds.
+_AGAIN_FIRST_S, _AGAIN_MAX_S = 0.2, 5.0
 _NET_TIMEOUT_MAX_S = 8
 _NET_TIMEOUT_S = 4
 
@@ -47,7 +49,7 @@ class Replication:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._started_at_s = -_AGAIN_S
+        self._started_at_s, self._again_s = -_AGAIN_MAX_S, _AGAIN_FIRST_S
         self._reconnected_for = ""
         self._wrong_since_s: float | None = None
 
@@ -99,14 +101,15 @@ class Replication:
     def _go_on(self, session: Session, dialect: Dialect, channel: Channel) -> None:
         """The source is right: start what stands, or let it connect anew if it acknowledges and should not, or the reverse."""
         if channel.receiving == "Yes":
+            self._again_s = _AGAIN_FIRST_S
             if channel.applying and not self._settled(session, channel):
                 self._reconnected_for = channel.host
                 session.run(dialect.stop("IO_THREAD"))
                 session.run(dialect.start("IO_THREAD"))
         elif channel.stopped:
-            if channel.receive_errno and boottime_s() < self._started_at_s + _AGAIN_S:
+            if channel.receive_errno and boottime_s() < self._started_at_s + self._again_s:
                 raise Refused(f"the receiver has stopped: {channel.receive_errno} {channel.receive_error}")
-            self._started_at_s = boottime_s()
+            self._started_at_s, self._again_s = boottime_s(), min(2 * self._again_s, _AGAIN_MAX_S)
             self.run_applier(session)
             session.run(dialect.start("IO_THREAD"))
 
@@ -128,7 +131,7 @@ class Replication:
             channel = self._ready_for_another(session, dialect, channel)
         for statement in dialect.change(upstream, (account.name, password), channel, session):
             session.run(statement)
-        self._started_at_s = boottime_s()
+        self._started_at_s, self._again_s = boottime_s(), _AGAIN_FIRST_S
         self._reconnected_for = ""
         session.run(dialect.start())
 

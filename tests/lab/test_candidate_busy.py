@@ -65,7 +65,7 @@ def test_a_reader_on_the_candidate_does_not_hold_up_its_promotion(cluster: Clust
 def sealed_at(cluster: Cluster, member: str, against: str) -> str:
     """Where the newest seal of the member's guardian says that its log ends."""
     said = cluster.log_of(member, "guardian")
-    found = re.findall(rf"sealed against {against} for epoch \d+ at ([^,\s]+(?:,[^,\s]+)*), ", said)
+    found = re.findall(rf"sealed against {against} for epoch \d+ at (.+), (?:not )?quiet", said)
     assert found, f"{member} was not sealed against {against}"
     return str(found[-1])
 
