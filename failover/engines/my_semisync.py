@@ -20,6 +20,7 @@ from failover.errors import Refused
 
 FOREVER_MS = 4294967295  # the greatest that both take: 49 days, after which a source would go on without its replicas
 _UNKNOWN_VARIABLE = 1193
+_WITH_RIGHT = "SELECT GRANTEE FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = %s"
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,28 @@ def let_in(access: Access, found: Mapping[str, bool]) -> SyncSet:
     return SyncSet(1, tuple(sorted(names)))
 
 
+def beyond_the_last_connection(flavour: str) -> str:
+    """The right to one connection more than there are, which a standby needs: commits that wait for it may hold all the others,
+    and none of them ends before it is back."""
+    return "CONNECTION ADMIN" if flavour == "mariadb" else "CONNECTION_ADMIN"
+
+
+def kept_waiting(access: Access, session: Session, found: Mapping[str, bool]) -> list[str]:
+    """The replication accounts without that right, each with the statement that gives it."""
+    user, right = access.cluster.users.replication.name, beyond_the_last_connection(access.engine)
+    able = {str(grantee) for (grantee,) in session.run(_WITH_RIGHT, [right])}
+    return [
+        f"{m.name} cannot come back while commits that wait for it hold every connection: GRANT {right} ON *.* TO"
+        f" '{user}'@'{m.address}'"
+        for m in access.others
+        if may_acknowledge(m) and m.address in found and f"'{user}'@'{m.address}'" not in able
+    ]
+
+
 def missing_accounts(access: Access, found: Mapping[str, bool]) -> list[str]:
     """The statements that make what a sync set needs."""
     user = access.cluster.users.replication.name
-    rights = "REPLICATION SLAVE" + (", BACKUP_ADMIN" if access.engine == "mysql" else "")
+    rights = f"REPLICATION SLAVE, {beyond_the_last_connection(access.engine)}"
     return [
         f"no account {user}@{m.address}, and without it {m.name} can be neither let in nor locked out: CREATE USER"
         f" '{user}'@'{m.address}' IDENTIFIED BY '(its password)'; GRANT {rights} ON *.* TO '{user}'@'{m.address}'"

@@ -65,6 +65,7 @@ class Unfit:
                 yield from not_loaded(session, dialect)
                 found = my_semisync.accounts(session, self._access.cluster.users.replication.name)
                 yield from my_semisync.missing_accounts(self._access, found)
+                yield from my_semisync.kept_waiting(self._access, session, found)
         except (Rejected, Refused) as error:
             yield str(error)
 

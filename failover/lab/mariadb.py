@@ -62,7 +62,7 @@ class MariaDbDatabases(my.MyDatabases):
     def accounts(self) -> str:
         monitor = "PROCESS, SLAVE MONITOR, BINLOG MONITOR"
         members = [host.address for host in self.hosts]
-        return my.accounts_sql(self.secrets.password, members, monitor, "REPLICATION SLAVE", "BINLOG ADMIN")
+        return my.accounts_sql(self.secrets.password, members, monitor, "REPLICATION SLAVE, CONNECTION ADMIN", "BINLOG ADMIN")
 
     def received(self, host: Host) -> my.Received | None:
         shell = host.dialect.shell(None, None, None)

@@ -85,7 +85,7 @@ class MySqlDatabases(my.MyDatabases):
 
     def accounts(self) -> str:
         """The administrator's first: until then it has no password, which is what a server without its plugins can make."""
-        monitor, replication, copies = "PROCESS, REPLICATION CLIENT", "REPLICATION SLAVE", "BACKUP_ADMIN"
+        monitor, replication, copies = "PROCESS, REPLICATION CLIENT", "REPLICATION SLAVE, CONNECTION_ADMIN", "BACKUP_ADMIN"
         members = [host.address for host in self.hosts]
         made = my.accounts_sql(self.secrets.password, members, monitor, replication, "SESSION_VARIABLES_ADMIN", copies)
         schema = "GRANT SELECT ON performance_schema.* TO 'failover_monitor'@'%';"

@@ -337,6 +337,41 @@ def blocked_commit(lab: MyLab, server: MyServer, outcome: list[str]) -> None:
     until(lambda: lab.waiting(server) > waiting, what="the commit waiting")
 
 
+def test_commits_that_hold_every_connection_do_not_keep_out_the_standby_they_wait_for(trio: MyLab) -> None:
+    """The lab found it: with nobody to acknowledge, clients came until nothing was left, and no standby ever got in again."""
+    db1, db2, db3 = servers(trio)
+    for standby in (db2, db3):
+        trio.engine(standby).stop_receiving(3)
+    until(lambda: trio.engine(db1).state(1).attached == (), what="both standbys gone")
+    trio.engine(db1).apply_sync(SyncSet(1, ("db2", "db3")), 3)
+    before = db1.value("SELECT @@max_connections")
+    outcome: list[str] = []
+    try:
+        db1.sql("SET GLOBAL max_connections = 12")
+        for _ in range(16):
+            trio.commits_of_app(db1, outcome)
+        until(lambda: "error" in outcome, what="a client for which no connection was left")
+        trio.engine(db2).follow(trio.upstream(db1), 5)
+        until(lambda: len(outcome) == 16 and outcome.count("acknowledged") > 5, what="the commits acknowledged")
+    finally:
+        trio.engine(db2).follow(trio.upstream(db1), 5)
+        until(lambda: len(outcome) == 16, what="every client's answer")
+        db1.sql(f"SET GLOBAL max_connections = {before}")
+    trio.engine(db1).apply_sync(None, 3)
+
+
+def test_a_replication_account_that_needs_a_free_connection_is_named(trio: MyLab) -> None:
+    db1, db2, _ = servers(trio)
+    right = "CONNECTION ADMIN" if trio.is_mariadb else "CONNECTION_ADMIN"
+    account = f"'replicator'@'{db2.address}'"
+    db1.sql(f"SET sql_log_bin = 0; REVOKE {right} ON *.* FROM {account}")
+    try:
+        (fault,) = trio.engine(db1).state(3).faults
+        assert fault.startswith("db2 cannot come back") and fault.endswith(f"GRANT {right} ON *.* TO {account}")
+    finally:
+        db1.sql(f"SET sql_log_bin = 0; GRANT {right} ON *.* TO {account}")
+
+
 def test_a_member_that_left_the_set_is_locked_out_and_let_in_again(trio: MyLab) -> None:
     db1, db2, db3 = servers(trio)
     local = trio.engine(db1)

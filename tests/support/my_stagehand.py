@@ -125,6 +125,10 @@ class MyStagehand(Stagehand):
                 looks.append(self.sql(member, "SHOW BINARY LOGS"))
             yield
 
+    def reconnect(self, member: str) -> None:
+        """The receiver alone: the applier runs on, so what was received is kept."""
+        self.sql(member, f"STOP {self._replica} IO_THREAD; START {self._replica} IO_THREAD")
+
     def write_on_a_standby(self, member: str, statement: str) -> None:
         """As an administrator with the wrong window open."""
         guard = ("read_only",) if self.engine == "mariadb" else ("read_only", "super_read_only")

@@ -57,11 +57,11 @@ _GRANTS = {
     "mysql": """
 GRANT PROCESS, REPLICATION CLIENT ON *.* TO 'monitor'@'%';
 GRANT SELECT ON performance_schema.* TO 'monitor'@'%';
-GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO {replicas};
+GRANT REPLICATION SLAVE, CONNECTION_ADMIN, BACKUP_ADMIN ON *.* TO {replicas};
 """,
     "mariadb": """
 GRANT PROCESS, SLAVE MONITOR, BINLOG MONITOR ON *.* TO 'monitor'@'%';
-GRANT REPLICATION SLAVE ON *.* TO {replicas};
+GRANT REPLICATION SLAVE, CONNECTION ADMIN ON *.* TO {replicas};
 """,
 }
 
