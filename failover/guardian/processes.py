@@ -16,11 +16,27 @@ from failover.guardian.deathwatch import PidfdDeathwatch
 
 
 def turn(pid: int) -> tuple[int, bool] | None:
-    """How long this process has run on a processor so far, in nanoseconds, and whether it waits for its next turn; None if it
-    is gone. A stopped one neither runs nor waits; a starved one waits."""
+    """How long the threads that this process has now have run on a processor, in nanoseconds, and whether one waits for its
+    next turn; None if it is gone. A stopped one neither runs nor waits; a starved one waits. Where a server is one process, its
+    first thread sleeps nearly all the time.
+    """
+    turns = [found for task in _tasks(pid) if (found := _turn_of(task)) is not None]
+    if not turns:
+        return None
+    return sum(ran_ns for ran_ns, _ in turns), any(waits for _, waits in turns)
+
+
+def _tasks(pid: int) -> list[Path]:
     try:
-        ran_ns = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
+
+
+def _turn_of(task: Path) -> tuple[int, bool] | None:
+    try:
+        ran_ns = int((task / "schedstat").read_text().split()[0])
+        state = (task / "stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, ValueError, IndexError):
         return None
     return ran_ns, state == "R"

@@ -185,3 +185,16 @@ def test_a_stopped_process_takes_no_turn_and_waits_for_none_and_a_busy_one_does(
         busy.kill()
         busy.wait()
     assert turn(busy.pid) is None
+
+
+def test_a_process_moves_if_any_of_its_threads_does(start: Start, tmp_path: Path) -> None:
+    """A MySQL server's first thread waits for connections and does nothing else."""
+    program = "import threading\nt = threading.Thread(target=lambda: [0 for _ in iter(int, 1)])\nt.start()\nt.join()"
+    threaded = start(sys.executable, "-c", program, cwd=tmp_path)
+    soon(lambda: len(list(Path(f"/proc/{threaded.pid}/task").iterdir())) == 2)
+    first = turn(threaded.pid)
+    soon(lambda: turn(threaded.pid) != first)
+    os.kill(threaded.pid, signal.SIGSTOP)
+    soon(lambda: state_of(threaded.pid) == "T" and (turn(threaded.pid) or (0, True))[1] is False)
+    assert turn(threaded.pid) == turn(threaded.pid)
+
