@@ -122,9 +122,9 @@ def daemons(look: Look, rules: Rules) -> list[Item]:
             items.append(Item("guardian", member.name, FAIL, told, hint))
             continue
         well = status.gate in ("open", "shut") or seen.grant is None
-        facts = f"{status.role.value}, gate {status.gate}: {status.guardian}"
-        hint = "" if well else f"journalctl -u failover-guardian on {member.name}"
-        items.append(Item("guardian", member.name, PASS if well else FAIL, facts, hint))
+        facts = "; ".join((f"{status.role.value}, gate {status.gate}: {status.guardian}", *status.problems))
+        hint = "" if well and not status.problems else f"journalctl -u failover-guardian on {member.name}"
+        items.append(Item("guardian", member.name, FAIL if not well else WARN if status.problems else PASS, facts, hint))
     return items
 
 

@@ -25,7 +25,8 @@ _WITH_RIGHT = "SELECT GRANTEE FROM information_schema.USER_PRIVILEGES WHERE PRIV
 
 @dataclass(frozen=True)
 class SemiSync:
-    """What a server says of both halves. `waiting`: commits that wait; `clients`: connected standbys that acknowledge.
+    """What a server says of both halves. `waiting`: commits that wait; `released`: those that a standby has acknowledged, ever;
+    `clients`: connected standbys that acknowledge.
 
     `answering`: this standby's present connection acknowledges.
     """
@@ -33,6 +34,7 @@ class SemiSync:
     source: bool = False
     replica: bool = False
     waiting: int = 0
+    released: int = 0
     clients: int = 0
     answering: bool = False
     wait_point: str = "AFTER_SYNC"
@@ -65,6 +67,7 @@ def _look(session: Session, plugins: Plugins) -> SemiSync:
         source=source,
         replica=replica,
         waiting=int(said.get(f"rpl_semi_sync_{side}_wait_sessions", 0)) if source else 0,
+        released=int(said.get(f"rpl_semi_sync_{side}_yes_tx", 0)),
         clients=int(said.get(f"rpl_semi_sync_{side}_clients", 0)),
         answering=on(said.get(f"rpl_semi_sync_{plugins.replica.replica}_status", "OFF")) if plugins.replica else False,
         wait_point=str(seen.get("wait_point", "AFTER_SYNC")).upper(),

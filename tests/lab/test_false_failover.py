@@ -26,6 +26,7 @@ from tests.support.lab_cluster import Cluster
 SOAK = os.environ.get("FAILOVER_SOAK") == "1"
 LAN = PROFILES["lan"]
 HELD_S = 2 * LAN.detection_s  # twice what it takes to vote a dead primary lost
+DEMOTED = "the lease cannot be renewed: ending sessions"
 UNHARMED_S = 1.0  # a longer blip of the primary's own host may cost its lease: a demotion by its guardian, no operation
 pytestmark = pytest.mark.timeout(600)
 
@@ -46,9 +47,10 @@ class Account:
 @contextmanager
 def nothing_happens(cluster: Cluster, demotion_allowed: bool = False) -> Iterator[Account]:
     """Around a stimulus under light traffic: the operations, the grant and the primary are what they were, nothing is lost,
-    and writes flow again. `explain` is asked all the while."""
+    and writes flow again. `explain` is asked all the while. A demotion restarts the server, and where that takes longer than a
+    vote (MySQL's InnoDB is slow to start) another is promoted meanwhile."""
     before, member = _record(cluster), cluster.primary()
-    promotions = _promotions(cluster, member)
+    promotions, said = _promotions(cluster, member), cluster.log_of(member, "guardian")
     account, over, asked_on = Account(), threading.Event(), cluster.standbys()[-1]
     with cluster.traffic() as load:
         asker = threading.Thread(target=_ask, args=(cluster, asked_on, account, over), name="explain")
@@ -65,8 +67,11 @@ def nothing_happens(cluster: Cluster, demotion_allowed: bool = False) -> Iterato
         gap_ms = load.acknowledged_gap(began_s)
         print(f"lasted {ended_s - began_s:.1f} s, writes {flowing_s:.2f} s after its end, longest gap {gap_ms:.0f} ms")
         assert load.lost() == [] and load.dual_writer_ms() == 0
-    assert _record(cluster) == before, "the same primary, the same epoch, no operation"
     demoted = _promotions(cluster, member) != promotions
+    if demotion_allowed and cluster.options.engine != "postgresql" and _record(cluster) != before:
+        assert DEMOTED in cluster.log_of(member, "guardian")[len(said) :], "failed over, and its guardian had not demoted it"
+        return
+    assert _record(cluster) == before, "the same primary, the same epoch, no operation"
     print(f"demoted and promoted again by its own guardian: {demoted}")
     assert demotion_allowed or not demoted
     assert account.said, "explain answered at least once"
