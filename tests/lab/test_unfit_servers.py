@@ -84,10 +84,11 @@ def wrong_password(cluster: Cluster, member: str) -> AbstractContextManager[None
     return trouble.password_rotated(cluster.lab, cluster.primary())
 
 
+LACKS = "lacks privileges: GRANT CONNECTION"
 CASES = {
     "GTIDs off": Case(gtid_off, "gtid_", "gtid_"),
     "one server_id for two members": Case(one_number_for_two, "server_id", "two members have the same server_id"),
-    "the operator lacks a privilege": Case(operator_without_rights, "lacks privileges: GRANT CONNECTION", "lacks privileges: GRANT CONNECTION"),
+    "the operator lacks a privilege": Case(operator_without_rights, LACKS, LACKS),
     "the monitor lacks a privilege": Case(monitor_without_rights, "lacks privileges: GRANT", ""),
     "a wrong password": Case(wrong_password, "Access denied", "Access denied"),
 }
