@@ -153,8 +153,8 @@ def another_flavour(cluster: Cluster, member: str) -> Iterator[None]:
 
 @pytest.mark.engines("mysql")
 def test_mariadb_as_a_member_of_a_mysql_cluster_is_refused_by_name(calm_cluster: Cluster) -> None:
-    """Seen from afar by its name, and by the guardian as data that is none of this cluster's: it is not started, not followed, not
-    counted, and none of its data is touched."""
+    """Seen from afar by its name, and by the guardian as data that is none of this cluster's: it is not started, not followed,
+    not counted, and none of its data is touched."""
     cluster, (_, member) = calm_cluster, calm_cluster.standbys()
     before = cluster.status()["epoch"], cluster.primary()
     if faults := dialect("mariadb").faults():

@@ -32,9 +32,9 @@ class MyStagehand(Stagehand):
     session_sql = "SELECT connection_id()"
     begin_sql = "BEGIN"
     busy_sql = "SELECT count(*), SLEEP({seconds}) FROM {table}"
-    heartbeats_locked = "LOCK TABLES failover.heartbeat WRITE"
-    queue_behind = "SELECT count(*) FROM failover.heartbeat"
-    everything_locked = "FLUSH TABLES WITH READ LOCK"
+    storm = ("LOCK TABLES failover.heartbeat WRITE",)
+    whole_storm = ("FLUSH TABLES WITH READ LOCK",)
+    queue_behind = "DELETE FROM failover.heartbeat WHERE epoch = 0"
     refuses_password = "Access denied"
     full = "Too many connections"
 
@@ -59,7 +59,7 @@ class MyStagehand(Stagehand):
         return received is not None and not received.applies
 
     def queued(self, member: str) -> int:
-        return int(self.sql(member, WAITS.format("Waiting for table metadata lock%")))
+        return int(self.sql(member, WAITS.format("Waiting for % lock%")))
 
     def came_after_the_seal(self, new: str, old: str, sealed: str) -> str:
         """Only what the old primary's server has numbered counts: the new one has written under its own number since."""

@@ -18,9 +18,9 @@ class PgStagehand(Stagehand):
     session_sql = "SELECT pg_backend_pid()"
     begin_sql = "BEGIN ISOLATION LEVEL REPEATABLE READ"
     busy_sql = "SELECT count(*), pg_sleep({seconds}) FROM {table}"
-    heartbeats_locked = "BEGIN; LOCK TABLE failover.heartbeat IN ACCESS EXCLUSIVE MODE"
-    queue_behind = heartbeats_locked
-    everything_locked = "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE"
+    storm = ("BEGIN; LOCK TABLE failover.heartbeat IN ACCESS EXCLUSIVE MODE",)
+    whole_storm = (*storm, "LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
+    queue_behind = storm[0]
     refuses_password = "authentication failed"
     full = "remaining connection slots|too many clients"
 

@@ -25,9 +25,9 @@ class Stagehand(ABC):
     session_sql: str  # a session's own number
     begin_sql: str  # a transaction that sees one state to its end
     busy_sql: str  # `{seconds}` asleep in the server, with a row of `{table}` in use
-    heartbeats_locked: str  # statement, in a transaction where there are such
-    queue_behind: str  # a statement that waits behind that one
-    everything_locked: str  # nothing of the server's own goes through any more
+    storm: tuple[str, ...]  # one session locks the product's own table
+    whole_storm: tuple[str, ...]  # and what nothing of the server's own gets past; the rest of it once others queue
+    queue_behind: str  # a statement that waits behind the first of either
     refuses_password: str  # what the server says to a wrong one
     full: str  # what it says when it has no connection left
 
@@ -92,14 +92,15 @@ class Stagehand(ABC):
     def lock_storm(self, member: str, everything: bool) -> Iterator[None]:
         """A session holds the product's own table, others queue behind it; or it holds everything there is."""
         host = self.lab.host(member)
+        first, *rest = self.whole_storm if everything else self.storm
         with ExitStack() as stack:
             holder = stack.enter_context(session(host))
-            ask(holder, self.heartbeats_locked)
+            ask(holder, first)
             for waiter in [stack.enter_context(session(host)) for _ in range(WAITERS)]:
                 tell(waiter, self.queue_behind)
             wait(lambda: self.queued(member) >= WAITERS, 10.0, "a queue of waiting sessions")
-            if everything:
-                ask(stack.enter_context(session(host)), self.everything_locked)
+            for statement in rest:
+                ask(holder, statement)
             yield
 
     def sql(self, member: str, sql: str, dbname: str | None = None) -> str:
