@@ -23,7 +23,6 @@ from failover.lab.observed import Seen, parse, status
 from failover.lab.services import entry_point
 from failover.lab.traffic import DATABASE, Traffic
 from failover.lab.verdict import Window, Write
-from failover.profiles import PROFILES
 from tests.support.stagehand import Stagehand, stagehand
 from tests.support.stalls import Stalls
 
@@ -233,7 +232,7 @@ class Cluster:
         if plan["verdict"] != "failover":
             return str(plan["says"])
         youngest_s = min(_age_s(pid) for h in self.lab.databases_hosts if (pid := h.pid_of("controller")))
-        left_s = PROFILES[self.options.profile].cooldown_s + 1.0 - youngest_s  # a new leader counts from its first sight
+        left_s = self.lab.cooldown_s + 1.0 - youngest_s  # a new leader counts from its first sight
         return f"a restarted controller counts the cool-down anew, {left_s:.0f} s left" if left_s > 0 else None
 
     # --- load ------------------------------------------------------------------------------------------------------
