@@ -1,8 +1,8 @@
 """The labs that the tests share, of each engine: one without our daemons, one with them that is whole again before every test.
 
 Every test that uses one of them is there for every engine, or for those that its mark `engines` names; all tests of one engine,
-then all of the next, so that each lab is booted once. The everyday run takes all of them on PostgreSQL and those in EVERYDAY on
-the others; with LAB_ENGINES=all everything runs on all three, which takes hours on two cores.
+then all of the next, so that each lab is booted once. The everyday run takes all of them on PostgreSQL, on one clock each, and
+those of EVERYDAY on the others; with LAB_ENGINES=all everything runs on all three, which takes hours on two cores.
 
 `cluster` is what most tests want: three guarded hosts, adopted, whole, and the leader free to fail over. `calm_cluster` is
 the same without waiting for the cool-down after a failover, for tests that cause none; `profiled_cluster` is that on more
@@ -13,7 +13,7 @@ measure each other.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from failover.lab.databases import ENGINES, dialect
 from failover.lab.services import missing_programs
 from tests.support.lab_cluster import Cluster
 
-EVERYDAY = ("test_acts",)
+EVERYDAY = {"test_acts": ("switchover", "process_kill", "host_cut")}  # of the acts
+CLOCKS = {"test_rolling_restarts": "lan", "test_zookeeper_away": "fast"}
 ALL = os.environ.get("LAB_ENGINES") == "all"
 SAVED = Path(__file__).parents[2] / "build" / "lab-logs"
 running = pytest.StashKey[list[Cluster]]()
@@ -46,10 +47,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_there(item: pytest.Item) -> bool:
     mark, call = item.get_closest_marker("engines"), getattr(item, "callspec", None)
-    engine = call.params.get("engine_name") if call is not None else None
-    if engine is None or (mark is not None and engine not in mark.args):
-        return engine is None
-    return ALL or engine == "postgresql" or item.path.stem in EVERYDAY
+    params = call.params if call is not None else {}
+    engine = params.get("engine_name")
+    if engine is not None and mark is not None and engine not in mark.args:
+        return False
+    return ALL or _everyday(item.path.stem, engine, params)
+
+
+def _everyday(file: str, engine: object, params: Mapping[str, object]) -> bool:
+    clock = params.get("_clock_lab")
+    if clock is not None and clock != CLOCKS.get(file, clock):
+        return False
+    return engine in (None, "postgresql") or params.get("act") in EVERYDAY.get(file, ())
 
 
 @pytest.fixture(scope="session", params=ENGINES)
