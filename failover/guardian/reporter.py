@@ -22,6 +22,7 @@ log = logging.getLogger("failover.guardian.reporter")
 REFRESH_S = 1.0
 MOVING_S = 1.5  # several looks
 COMMIT_S = 1.0
+FAIL_SHARE = 1.5  # of a heartbeat's bound: what one that hangs takes, with the interval before it
 
 
 class Reporter:
@@ -169,11 +170,16 @@ class Reporter:
 
 
 class Heart:
-    """Inserts a heartbeat row on a fresh connection while we are the proved primary; its failing is a vote of its own."""
+    """Inserts a heartbeat row on a fresh connection while we are the proved primary; its failing is a vote of its own.
+
+    Failures are counted by time, one for as long as one that hangs takes: a server that refuses at once, because it is being
+    stopped, has not failed more often than one that hangs.
+    """
 
     def __init__(self, board: Board, engine: LocalEngine, budget_s: float) -> None:
         self._board, self._engine, self._budget_s = board, engine, budget_s
         self._sequence = 0
+        self._failing_since_s: float | None = None
         self._beating = threading.Lock()
 
     def beat(self) -> None:
@@ -191,7 +197,9 @@ class Heart:
         try:
             self._engine.heartbeat(own.served, self._sequence, self._budget_s)
         except FailoverError as error:
-            fails = self._board.own.heartbeat_fails + 1
+            now_s = boottime_s()
+            self._failing_since_s = now_s if own.heartbeat_fails == 0 else self._failing_since_s or now_s
+            fails = 1 + int((now_s - self._failing_since_s) / (FAIL_SHARE * self._budget_s))
             self._board.note(heartbeat_fails=fails)
             log.warning("heartbeat %d failed, %d in a row: %s", self._sequence, fails, error)
             return

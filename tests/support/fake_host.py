@@ -156,6 +156,7 @@ class FakeDatabase:
     sync: SyncSet | None = None
     streaming: bool | None = None  # None: as told by `upstream`
     kept_out: bool = False
+    refuses: bool = False  # heartbeats, at once
     checkpointed: int = 1  # the timeline of its last checkpoint
     beats: list[tuple[int, int]] = field(default_factory=list)  # heartbeat rows
     ended: threading.Event = field(default_factory=threading.Event)
@@ -247,6 +248,8 @@ class FakeEngine:
     def heartbeat(self, epoch: int, sequence: int, budget_s: float) -> None:
         """A number is taken once, as in a table with a key."""
         d = self._up()
+        if d.refuses:
+            raise Unreachable("does not listen")
         if (epoch, sequence) in d.beats:
             raise Refused(f"duplicate heartbeat {epoch}-{sequence}")
         d.beats.append((epoch, sequence))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from failover.guardian.reporter import Heart
-from tests.support.fake_host import FakeHost
+from tests.support.fake_host import Clock, FakeHost
 
 
 def test_a_restarted_guardian_counts_on_where_its_predecessor_ended(host: FakeHost) -> None:
@@ -24,3 +24,20 @@ def test_rows_of_an_earlier_epoch_are_not_counted_on(host: FakeHost) -> None:
     host.see()
     Heart(host.board, host.engine, 1.0).beat()
     assert host.database.beats[-1] == (host.board.own.served, 1)
+
+
+def test_heartbeats_that_fail_at_once_do_not_count_more_often_than_those_that_hang(host: FakeHost, clock: Clock) -> None:
+    """A MySQL server that is being stopped refuses every connection, for seconds: it was failed over for that."""
+    host.board.note(prepared=True)
+    host.see()
+    heart = Heart(host.board, host.engine, 0.5)
+    host.database.refuses = True
+    counted = []
+    for _ in range(9):
+        heart.beat()
+        counted.append(host.board.own.heartbeat_fails)
+        clock.advance(0.25)
+    assert counted == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    host.database.refuses = False
+    heart.beat()
+    assert host.board.own.heartbeat_fails == 0
