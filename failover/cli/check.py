@@ -296,7 +296,8 @@ def server_settings(cluster: ClusterSettings, member: str) -> Item:
     except FailoverError as error:
         return Item("server", member, WARN, f"cannot be told: {error}", "see its database above")
     if faults:
-        return Item("server", member, FAIL, "; ".join(faults), "docs/install.md")
+        page = "docs/install.md" if cluster.engine == "postgresql" else "docs/mysql.md"
+        return Item("server", member, FAIL, "; ".join(faults), page)
     return Item("server", member, PASS, f"fit for engine {cluster.engine}")
 
 
