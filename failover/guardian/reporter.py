@@ -41,7 +41,7 @@ class Reporter:
         self._last_at_s = 0.0
         self._trouble: str | None = None
         self._ran_ns: int | None = None
-        self._moved_at_s = 0.0
+        self._moved_at_s = float("-inf")
         self._vip_there = False
         self._vip_due_s = 0.0
         self._life, self._asked = Life(), False
@@ -117,7 +117,7 @@ class Reporter:
             testifies=facts.may_testify,
             rejoin=own.rejoin,
             rewind_ready=writable and local is not None and own.rewind_ready == local.position.history_id(),
-            moving=self._ran_ns is not None and boottime_s() - self._moved_at_s <= MOVING_S,
+            moving=boottime_s() - self._moved_at_s <= MOVING_S,
             problems=self._problems(own.failed),
             guardian=duty(facts).says,
         )
@@ -189,6 +189,8 @@ class Heart:
 
     def _beat(self) -> None:
         own, facts = self._board.own, self._board.facts()
+        if own.served and not facts.running:
+            return  # what had failed until now still counts: the receipt of this end is on its way, and says whether it was clean
         if own.served == 0 or not own.prepared or facts.role not in (Role.PRIMARY, Role.UNKNOWN) or not facts.running:
             if own.heartbeat_fails:
                 self._board.note(heartbeat_fails=0)

@@ -41,3 +41,21 @@ def test_heartbeats_that_fail_at_once_do_not_count_more_often_than_those_that_ha
     host.database.refuses = False
     heart.beat()
     assert host.board.own.heartbeat_fails == 0
+
+
+def test_a_server_that_has_just_ended_after_a_long_stop_is_not_lost_before_its_receipt(host: FakeHost, clock: Clock) -> None:
+    """Between its end and the receipt nothing spoke for it, and the votes of ten seconds counted."""
+    host.board.note(prepared=True)
+    host.see()
+    heart = Heart(host.board, host.engine, 0.5)
+    host.database.refuses = True
+    for _ in range(9):
+        heart.beat()
+        clock.advance(0.25)
+    host.database.end(clean=True)
+    host.see()
+    heart.beat()
+    assert host.board.own.heartbeat_fails == 3
+    host.board.note(served=0)
+    heart.beat()
+    assert host.board.own.heartbeat_fails == 0
