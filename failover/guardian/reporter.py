@@ -189,7 +189,7 @@ class Heart:
 
     def _beat(self) -> None:
         own, facts = self._board.own, self._board.facts()
-        if own.served and not facts.running:
+        if not facts.running:
             return  # what had failed until now still counts: the receipt of this end is on its way, and says whether it was clean
         if own.served == 0 or not own.prepared or facts.role not in (Role.PRIMARY, Role.UNKNOWN) or not facts.running:
             if own.heartbeat_fails:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from failover.core.model import Role
 from failover.guardian.reporter import Heart
 from tests.support.fake_host import Clock, FakeHost
 
@@ -55,7 +56,10 @@ def test_a_server_that_has_just_ended_after_a_long_stop_is_not_lost_before_its_r
     host.database.end(clean=True)
     host.see()
     heart.beat()
+    host.board.note(served=0)  # it is being fenced, and the receipt is written when that is done
+    heart.beat()
     assert host.board.own.heartbeat_fails == 3
-    host.board.note(served=0)
+    host.database.run(12, Role.STANDBY)
+    host.see()
     heart.beat()
     assert host.board.own.heartbeat_fails == 0
