@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from failover.core.model import Grant, Member, Policy, Position, Replication, Willingness
 from failover.core.rules import Rules
 
+MAY_HAVE_LOST = "may have lost log that it acknowledged when it was restarted or copied; it counts again once it has caught up"
+
 
 @dataclass(frozen=True)
 class Choice:

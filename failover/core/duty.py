@@ -76,6 +76,7 @@ class LocalFacts:
     sealed_quiet: bool = False
     highest: int = 0
     rejoin: RejoinFacts = NOTHING_WRONG
+    diverged: bool = False
 
     @property
     def epoch(self) -> int:
@@ -121,8 +122,9 @@ class LocalFacts:
 
     @property
     def may_testify(self) -> bool:
-        """In good standing, and its data was not replaced under it without having caught up since."""
-        return self.in_good_standing and not self.rejoin.returning
+        """In good standing, its data was not replaced under it without having caught up since, and when it was last compared with
+        a granted member it had no log of its own: with that it would stand above every other."""
+        return self.in_good_standing and not self.rejoin.returning and not self.diverged
 
     @property
     def set_aside(self) -> bool:
@@ -187,7 +189,7 @@ def _covered(facts: LocalFacts) -> bool:
     return facts.position is not None and facts.grant_position is not None and facts.grant_position.covers(facts.position)
 
 
-def _diverged(facts: LocalFacts) -> bool:
+def has_diverged(facts: LocalFacts) -> bool:
     """It has log that the granted member cannot have. A merely old picture of the primary is not that."""
     mine, theirs = facts.position, facts.grant_position
     return facts.role is Role.STANDBY and mine is not None and theirs is not None and mine.diverged_from(theirs)
@@ -220,7 +222,7 @@ def free_to_rejoin(facts: LocalFacts) -> bool:
 
 def _must_rewind(facts: LocalFacts) -> bool:
     begun = facts.rejoin.unfinished is RejoinWay.REWIND
-    return free_to_rejoin(facts) and facts.rejoin.may_rewind and (begun or _diverged(facts))
+    return free_to_rejoin(facts) and facts.rejoin.may_rewind and (begun or has_diverged(facts))
 
 
 def _must_stay_fenced(facts: LocalFacts) -> bool:
@@ -276,7 +278,7 @@ TABLE: tuple[Row, ...] = (
         "fenced: starting only when the operation is over, so as not to take time from it",
     ),
     Row(Duty.START, lambda f: not f.running, "starting as a standby, receiving from nobody yet"),
-    Row(Duty.HOLD, _diverged, "diverged: this member has log that the granted one does not have"),
+    Row(Duty.HOLD, has_diverged, "diverged: this member has log that the granted one does not have"),
     Row(Duty.STAND_BY, lambda f: f.role is Role.STANDBY and _told_to_follow_granted(f), "standby of the granted member"),
     Row(Duty.FOLLOW, lambda f: f.role is Role.STANDBY and f.frozen < f.epoch and _covered(f), "pointing at the granted member"),
     Row(Duty.WAIT, lambda f: True, "waiting for the database or for the granted member's position"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from failover.core.candidate import Choice, amount, choose, count_shortfall
+from failover.core.candidate import MAY_HAVE_LOST, Choice, amount, choose, count_shortfall
 from failover.core.confirm import confirm
 from failover.core.decide import decide
 from failover.core.machine import Go, Situation, Wait
@@ -31,7 +31,6 @@ from failover.core.replication import next_edit, wanted_names
 from failover.core.rules import Rules
 from failover.core.tables import TABLES
 
-MAY_HAVE_LOST = "may have lost log that it acknowledged when it was restarted or copied; it counts again once it has caught up"
 IDLE_S = 1e6  # a hypothetical phase that has lasted long: what will be said when nothing new is learned
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from failover.core import interventions
-from failover.core.candidate import unfitness
+from failover.core.candidate import MAY_HAVE_LOST, unfitness
 from failover.core.interventions import Judgement
 from failover.core.model import (
     Answer,
@@ -223,7 +223,9 @@ def _lagging(seen: Observation, rules: Rules, member: str) -> list[str]:
     status = seen.status(member, rules.gone_s)
     if status is None:
         return ["its guardian says nothing"]
-    reasons = []
+    reasons = [status.rejoin] if status.rejoin else []
+    if not status.testifies and not status.rejoin:
+        reasons.append(MAY_HAVE_LOST)
     if not status.streaming:
         reasons.append("does not stream from the primary")
     if status.paused_replay:

@@ -51,6 +51,7 @@ class Own:
     applied_sync: SyncSet | None = None
     applied_at: str | None = None
     heartbeat_fails: int = 0
+    diverged: bool = False  # when it was last compared with a granted member
     rejoin: str | None = None
     rewind_ready: str = ""
     failed: str | None = None
@@ -218,7 +219,7 @@ class Board:
             own.served, durable.released,
             own.handover_since_s, own.handover_operation,
             quiet=self.pledges.quiet(), sealed_quiet=own.sealed_quiet, highest=durable.highest,
-            rejoin=self._rejoin_facts(records, grant, policy, durable),
+            rejoin=self._rejoin_facts(records, grant, policy, durable), diverged=own.diverged,
         )  # fmt: skip
 
     def _rejoin_facts(

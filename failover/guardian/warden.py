@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from failover.clock import boottime_s
 from failover.coordination.base import LostRace
 from failover.coordination.ledger import Ledger
-from failover.core.duty import Duty, LocalFacts, duty, free_to_rejoin
+from failover.core.duty import Duty, LocalFacts, duty, free_to_rejoin, has_diverged
 from failover.core.model import Grant, Handover, Position, Receipt, RejoinWay, Role, Seal, SyncSet
 from failover.core.plan import Create, Key, Kind, Swap
 from failover.core.rejoin import held_because
@@ -88,6 +88,7 @@ class Warden:
             self._board.note(says=row.says)
         try:
             self._remember_epoch(facts)
+            self._compare(facts)
             self._doers[row.duty](facts)
             self._forget_handover(facts)
             self._settle_receipt()
@@ -103,6 +104,11 @@ class Warden:
             self._failed = None
             self._board.note(failed=None)
         return True
+
+    def _compare(self, facts: LocalFacts) -> None:
+        """Remembered into the claim that takes the granted member away: a standby with log of its own has no say then."""
+        if facts.position is not None and facts.grant_position is not None and facts.role is Role.STANDBY:
+            self._board.note(diverged=has_diverged(facts))
 
     # --- disabling -----------------------------------------------------------------------------------------------
     def _fence(self, facts: LocalFacts) -> None:

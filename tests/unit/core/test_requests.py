@@ -128,6 +128,15 @@ def test_a_switchover_is_refused_with_every_reason() -> None:
     )
 
 
+def test_a_standby_with_log_of_its_own_or_that_may_have_lost_some_is_no_target() -> None:
+    """It streams and has everything, so nothing else would speak against it."""
+    cluster = a_cluster().standby("db2", rejoin="diverged: it has log that the primary does not have")
+    cluster.standby("db3", testifies=False)
+    reasons = refusal(judge(cluster, RequestKind.SWITCHOVER))
+    assert reasons[0] == "db2: diverged: it has log that the primary does not have"
+    assert reasons[1].startswith("db3: may have lost log that it acknowledged")
+
+
 def test_a_switchover_to_nobody_says_why_for_each() -> None:
     cluster = a_cluster().silent("db3")
     reasons = refusal(judge(cluster, RequestKind.SWITCHOVER, {"members": willing(db2=Willingness.NEVER)}))

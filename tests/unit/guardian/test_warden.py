@@ -432,3 +432,16 @@ def test_a_standby_that_does_not_stream_gets_its_replay_freed_unless_it_is_kept_
         clock.advance(1.0)
         standby.ward()
     assert ("free replay" in standby.since(mark)) is not kept_out
+
+
+def test_a_standby_with_log_of_its_own_has_no_say_in_a_claim(standby: FakeHost, leader: Authority) -> None:
+    """The lab found it: with an errant transaction it stands above every other, so it would have been chosen."""
+    standby.ward()
+    assert standby.board.facts().may_testify
+    standby.database.at = Lsn(2, 0x700)  # another history than the granted member's
+    leader.status(MemberStatus("db1", Role.PRIMARY, position="1@0/600", writable=True, epoch=3), "db1")
+    standby.ward()
+    assert standby.board.own.diverged and not standby.board.facts().may_testify
+    leader.grant(CLAIM)
+    standby.ward()
+    assert standby.seal() is None
