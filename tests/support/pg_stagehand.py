@@ -40,7 +40,7 @@ class PgStagehand(Stagehand):
         """Where the new primary's history leaves the old one is the end of everything that it had received."""
         name = "'pg_wal/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || '.history'"
         forked = self.sql(new, f"SELECT pg_read_file({name})").splitlines()[-1].split()[1]
-        return f"log up to {forked}" if _lsn(forked) > _lsn(sealed.partition("@")[2]) else ""
+        return f"log up to {forked}" if _lsn(forked) > _lsn(sealed.split()[0].partition("@")[2]) else ""
 
     def began_as_a_standby(self, member: str, log: str) -> bool:
         before, entered, _ = log.partition("entering standby mode")
