@@ -32,7 +32,7 @@ echo "$1 $2 $3 $FAILOVER_CLUSTER" >> /etc/failover/power.log
 [ "$1" = off ] || cat /etc/failover/power
 """
 SOAK = os.environ.get("FAILOVER_SOAK") == "1"
-HELD_S = 600.0 if SOAK else 15.0  # twice: what nothing may happen in, longer than every clock of the profile (W is 6.6 s)
+HELD_S = 600.0 if SOAK else 10.0  # twice: what nothing may happen in, longer than every clock of the profile (W is 6.6 s)
 RETRY_S = 10.0
 ASK_S = 60.0  # one command, on a machine that is busy with other labs
 

@@ -101,7 +101,7 @@ def wait(seconds: float) -> None:
 
 
 # --- the network ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("blip_s", [0.5, 1.0, 2.0, *([1.5, 1.9, 2.0] if SOAK else [])])
+@pytest.mark.parametrize("blip_s", [0.5, 2.0, *([1.0, 1.5, 1.9, 2.0] if SOAK else [])])
 def test_a_blip_of_the_primarys_host(cluster: Cluster, blip_s: float) -> None:
     primary = cluster.primary()
     with nothing_happens(cluster, demotion_allowed=blip_s > UNHARMED_S) as account, trouble.blip(cluster.lab, primary, blip_s):
@@ -188,7 +188,7 @@ def test_a_rotated_monitoring_password(cluster: Cluster) -> None:
 def test_an_idle_primary(cluster: Cluster) -> None:
     """No client at all: heartbeat rows go on, and `explain` can say how old the last one is."""
     before, account = _record(cluster), Account()
-    end_s = boottime_s() + (300.0 if SOAK else 60.0)
+    end_s = boottime_s() + (300.0 if SOAK else 20.0)
     while boottime_s() < end_s:
         account.said.append(cluster.answer("explain"))
         wait(2.0)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(240)
 TABLE = Path(__file__).parents[2] / "build" / "leader-faults.txt"
 SOAK = os.environ.get("LEADER_FAULTS") == "all"
 EVERY = [*all_cases(), *headless_cases(), *silent_cases()]
-SOME = [*all_cases()[::8], *all_cases()[5::8], *headless_cases()[1::4], *silent_cases()[2:3]]
+SOME = [*all_cases()[::8], *all_cases()[13::8], *headless_cases()[1::4], *silent_cases()[2:3]]
 
 
 @pytest.fixture(scope="module")
