@@ -100,7 +100,7 @@ def _members(seen: Observation, rules: Rules) -> Found:
             )  # fmt: skip
         else:
             yield from _told_by(member.name, tuple(Problem("member", text, "") for text in status.problems))
-            if status.heartbeat_fails:
+            if status.heartbeat_fails and status.role is not Role.DOWN:  # of one that has ended other lines tell
                 text = f"{member.name}: its guardian could not insert a heartbeat row {status.heartbeat_fails} times in a row"
                 yield Problem("heartbeat", text, f"disk full, or the database of {member.name} does not take new connections")
             if status.rejoin:

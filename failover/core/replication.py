@@ -1,6 +1,6 @@
 """Which sync sets are safe, and the one next edit of the grant that leads to the wanted one.
 
-"Changing a sync set" (docs/guarantees.md): (1) add the new pair to `grant.sync`; (2) the primary's guardian applies it and
+A set is changed in four steps: (1) add the new pair to `grant.sync`; (2) the primary's guardian applies it and
 proves that nothing uses the old one; (3) w' members of S' have the primary's position as of (2); (4) drop the old pairs.
 One change is under way at a time, unless nobody of S' is there to end it (ADR 0020). The product keeps w = 1: the smallest
 set that makes every commit safe.

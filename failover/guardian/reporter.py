@@ -191,7 +191,7 @@ class Heart:
         own, facts = self._board.own, self._board.facts()
         if not facts.running:
             return  # what had failed until now still counts: the receipt of this end is on its way, and says whether it was clean
-        if own.served == 0 or not own.prepared or facts.role not in (Role.PRIMARY, Role.UNKNOWN) or not facts.running:
+        if own.served == 0 or not own.prepared or facts.role not in (Role.PRIMARY, Role.UNKNOWN):
             if own.heartbeat_fails:
                 self._board.note(heartbeat_fails=0)
             return
@@ -203,7 +203,7 @@ class Heart:
             self._failing_since_s = now_s if own.heartbeat_fails == 0 else self._failing_since_s or now_s
             fails = 1 + int((now_s - self._failing_since_s) / (FAIL_SHARE * self._budget_s))
             self._board.note(heartbeat_fails=fails)
-            log.warning("heartbeat %d failed, %d in a row: %s", self._sequence, fails, error)
+            log.warning("heartbeat %d failed, for %d intervals now: %s", self._sequence, fails, error)
             return
         if own.heartbeat_fails:
             self._board.note(heartbeat_fails=0)

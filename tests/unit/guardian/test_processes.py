@@ -197,4 +197,3 @@ def test_a_process_moves_if_any_of_its_threads_does(start: Start, tmp_path: Path
     os.kill(threaded.pid, signal.SIGSTOP)
     soon(lambda: state_of(threaded.pid) == "T" and (turn(threaded.pid) or (0, True))[1] is False)
     assert turn(threaded.pid) == turn(threaded.pid)
-
