@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from failover.guardian.processes import life_of
 from failover.lab.commands import run
 from failover.lab.configuration import VIP
 from failover.profiles import PROFILES
@@ -18,9 +19,11 @@ LEASE_S = PROFILES["lan"].lease_s
 GAP_MS = 300.0
 
 
-def databases(cluster: Cluster) -> dict[str, int | None]:
-    """Main process of every member's database."""
-    return {host.name: host.pid_of("database") for host in cluster.lab.databases_hosts}
+def databases(cluster: Cluster) -> dict[str, str]:
+    """This very run of every member's database."""
+    mains = {host.name: host.pid_of("database") for host in cluster.lab.databases_hosts}
+    assert all(mains.values())
+    return {name: life_of(main) for name, main in mains.items() if main is not None}
 
 
 def table_there(cluster: Cluster, member: str) -> bool:

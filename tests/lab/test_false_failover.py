@@ -70,6 +70,8 @@ def nothing_happens(cluster: Cluster, demotion_allowed: bool = False) -> Iterato
     demoted = _promotions(cluster, member) != promotions
     if demotion_allowed and cluster.options.engine != "postgresql" and _record(cluster) != before:
         assert DEMOTED in cluster.log_of(member, "guardian")[len(said) :], "failed over, and its guardian had not demoted it"
+        (epoch, _, operations), now = before, _record(cluster)
+        assert (now[0], now[2]) == (epoch + 2, operations + 1), "more than this one failover"
         return
     assert _record(cluster) == before, "the same primary, the same epoch, no operation"
     print(f"demoted and promoted again by its own guardian: {demoted}")

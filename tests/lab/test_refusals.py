@@ -90,8 +90,9 @@ def test_every_reason_against_a_standby_is_listed_at_once(calm_cluster: Cluster)
         with unchanged(calm_cluster):
             done = switchover(calm_cluster, "--to", standby)
         assert done.returncode == REFUSED
-        found = set(reasons(done)) - {f"{standby}: does not stream from the primary"}  # MySQL's keeps out who is in no sync set
-        assert found == {f"{standby}: in maintenance", f"{standby}: its replay is paused"}
+        told = {f"{standby}: in maintenance", f"{standby}: its replay is paused"}
+        kept_out = {f"{standby}: does not stream from the primary"}  # MySQL and MariaDB keep out who is in no sync set
+        assert set(reasons(done)) in ([told] if calm_cluster.options.engine == "postgresql" else [told, told | kept_out])
     finally:
         calm_cluster.hand.resume_replay(standby)
         calm_cluster.ctl("maintenance", "off", standby, "--yes")

@@ -77,7 +77,8 @@ def test_an_old_primary_with_commits_of_its_own_is_rewound_and_they_are_listed(a
     saved = host.directory / "state" / record["saved"].removeprefix("/var/lib/failover/")
     listed = (saved / "commits.txt").read_text().splitlines()
     assert len(listed) == COMMITS and all(f"{table} 1" in line for line in listed)
-    assert any(re.fullmatch(LOG_FILES, path.name) and path.stat().st_size for path in saved.iterdir())
+    sizes = [path.stat().st_size for path in saved.iterdir() if re.fullmatch(LOG_FILES, path.name)]
+    assert 16 << 20 in sizes if away.options.engine == "postgresql" else any(sizes)
     away.sql(new, f"DROP TABLE {table}")
 
 

@@ -51,8 +51,8 @@ def table(cluster: Cluster, name: str, columns: str) -> Iterator[str]:
     """On every member."""
     primary = cluster.lab.host(cluster.primary())
     primary.sql(f"DROP TABLE IF EXISTS {name}; CREATE TABLE {name} ({columns})", "app", DATABASE)
-    for member in cluster.standbys():
-        cluster.lab.wait(lambda m=member: cluster.hand.sees_table(m, name), 10.0, f"the table on {member}")  # type: ignore[misc]
+    standbys, hand = cluster.standbys(), cluster.hand
+    cluster.lab.wait(lambda: all(hand.sees_table(member, name) for member in standbys), 10.0, "the table on the standbys")
     try:
         yield name
     finally:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from failover.lab.my import CONFIG
+from failover.lab.my import CONFIG, MyDatabases
 from tests.support.stagehand import Stagehand, ask, session, tell
 from tests.support.still_thread import stands_still
 
-WORDS = {"mariadb": ("SLAVE", "rpl_semi_sync_master"), "mysql": ("REPLICA", "rpl_semi_sync_source")}
+REPLICA = {"mariadb": "SLAVE", "mysql": "REPLICA"}
 WAITS = "SELECT count(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE '{}'"
 RECEIVER = {
     "mariadb": "SELECT TID FROM information_schema.PROCESSLIST WHERE COMMAND = 'Slave_IO'",
@@ -55,7 +55,9 @@ class MyStagehand(Stagehand):
         )  # fmt: skip
 
     def replay_paused(self, member: str) -> bool:
-        received = self.lab.databases.received(self.lab.host(member))  # type: ignore[attr-defined]
+        databases = self.lab.databases
+        assert isinstance(databases, MyDatabases)
+        received = databases.received(self.lab.host(member))
         return received is not None and not received.applies
 
     def queued(self, member: str) -> int:
@@ -67,7 +69,7 @@ class MyStagehand(Stagehand):
             mine = self.sql(new, "SELECT @@server_uuid")
             left = self.sql(new, f"SELECT GTID_SUBTRACT(@@gtid_executed, '{sealed.partition('@')[0]}')").replace("\\n", "")
             return ",".join(part for part in left.split(",") if part.strip() and not part.strip().startswith(mine))
-        number = self.sql(old, "SELECT @@server_id") if self.lab.databases.is_standby(old) else old.removeprefix("db")
+        number = old.removeprefix("db")  # the lab numbers its servers as it names them
         there, then = _last_of(number, self.sql(new, "SELECT @@gtid_binlog_state")), _last_of(number, sealed)
         return f"0-{number}-{there}" if there > then else ""
 
@@ -151,7 +153,7 @@ class MyStagehand(Stagehand):
 
     @property
     def _replica(self) -> str:
-        return WORDS[self.engine][0]
+        return REPLICA[self.engine]
 
     def _status(self, member: str) -> dict[str, str]:
         host = self.lab.host(member)
