@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from failover.core.model import Grant, Member, Policy, Position, Replication, Willingness
+from failover.core.model import Grant, Member, MemberStatus, Policy, Position, Replication, Willingness
 from failover.core.rules import Rules
 
 MAY_HAVE_LOST = "may have lost log that it acknowledged when it was restarted or copied; it counts again once it has caught up"
@@ -82,6 +82,14 @@ def unfitness(member: Member, policy: Policy, target: str | None) -> str | None:
     if member.failover is Willingness.MANUAL and member.name != target:
         return "failover: manual, and nobody named it"
     return None
+
+
+def late(status: MemberStatus, rules: Rules) -> list[str]:
+    """Why this standby would have to replay for longer than a switchover should take."""
+    reasons = ["its replay is paused"] if status.paused_replay else []
+    if status.replay_lag_bytes is not None and status.replay_lag_bytes > rules.lag_max_bytes:
+        reasons.append(f"{status.replay_lag_bytes} bytes behind, more than lag_max ({rules.lag_max_bytes})")
+    return reasons
 
 
 def count_shortfall(rules: Rules, grant: Grant, sealed: Mapping[str, Position]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from failover.core.candidate import MAY_HAVE_LOST, Choice, amount, choose, count_shortfall
+from failover.core.candidate import MAY_HAVE_LOST, Choice, amount, choose, count_shortfall, late
 from failover.core.confirm import confirm
 from failover.core.decide import decide
 from failover.core.machine import Go, Situation, Wait
@@ -194,16 +194,10 @@ def _notes(seen: Observation, rules: Rules, grant: Grant, dead: str, choice: Cho
 def _replays_first(seen: Observation, rules: Rules, member: str) -> str | None:
     """A standby counts by what it has received; how long the rest takes is for the asker to know."""
     status = seen.status(member, rules.gone_s)
-    if not is_standby(status) or status is None:
+    reasons = late(status, rules) if status is not None and is_standby(status) else []
+    if not reasons:
         return None
-    lag = status.replay_lag_bytes
-    if status.paused_replay:
-        why = "its replay is paused"
-    elif lag is not None and lag > rules.lag_max_bytes:
-        why = f"it replays {lag} bytes behind, more than lag_max ({rules.lag_max_bytes})"
-    else:
-        return None
-    return f"{member}: {why}; chosen all the same, for it replays what it has received before it takes a write"
+    return f"{member}: {'; '.join(reasons)}; chosen all the same, for it replays what it has received before it takes a write"
 
 
 def _claimed(seen: Observation, rules: Rules, grant: Grant, dead: str) -> Situation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from failover.core import interventions
-from failover.core.candidate import MAY_HAVE_LOST, unfitness
+from failover.core.candidate import MAY_HAVE_LOST, late, unfitness
 from failover.core.interventions import Judgement
 from failover.core.model import (
     Answer,
@@ -212,14 +212,14 @@ def _targets(
     for member in sorted(rules.others(old), key=lambda m: (-m.priority, m.name)):
         if target and member.name != target:
             continue
-        trouble = [reason for reason in (unfitness(member, policy, target), *_lagging(seen, rules, member.name)) if reason]
+        trouble = [reason for reason in (unfitness(member, policy, target), *_unready(seen, rules, member.name)) if reason]
         unfit += [f"{member.name}: {reason}" for reason in trouble]
         if not trouble:
             fit.append(member.name)
     return fit, unfit
 
 
-def _lagging(seen: Observation, rules: Rules, member: str) -> list[str]:
+def _unready(seen: Observation, rules: Rules, member: str) -> list[str]:
     status = seen.status(member, rules.gone_s)
     if status is None:
         return ["its guardian says nothing"]
@@ -228,11 +228,7 @@ def _lagging(seen: Observation, rules: Rules, member: str) -> list[str]:
         reasons.append(MAY_HAVE_LOST)
     if not status.streaming:
         reasons.append("does not stream from the primary")
-    if status.paused_replay:
-        reasons.append("its replay is paused")
-    if status.replay_lag_bytes is not None and status.replay_lag_bytes > rules.lag_max_bytes:
-        reasons.append(f"{status.replay_lag_bytes} bytes behind, more than lag_max ({rules.lag_max_bytes})")
-    return reasons
+    return [*reasons, *late(status, rules)]
 
 
 def _open(

@@ -60,7 +60,7 @@ def test_a_standby_that_does_not_replay_may_be_chosen_and_the_note_says_what_it_
     assert (found.verdict, found.candidate) == ("failover", "db2")
     assert [note.partition(";")[0] for note in found.notes if "replays what it has received" in note] == [
         "db2: its replay is paused",
-        f"db3: it replays {RULES.lag_max_bytes + 1} bytes behind, more than lag_max ({RULES.lag_max_bytes})",
+        f"db3: {RULES.lag_max_bytes + 1} bytes behind, more than lag_max ({RULES.lag_max_bytes})",
     ]
 
 
