@@ -179,6 +179,7 @@ def test_a_stopped_process_takes_no_turn_and_waits_for_none_and_a_busy_one_does(
         assert later is not None and later[0] > first[0]
         os.kill(busy.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, busy.pid, os.WSTOPPED)
+        soon(lambda: turn(busy.pid) == turn(busy.pid))  # it tells that it stops while it is still on its processor
         stopped = turn(busy.pid)
         assert stopped is not None and not stopped[1] and turn(busy.pid) == stopped
     finally:
@@ -195,5 +196,6 @@ def test_a_process_moves_if_any_of_its_threads_does(start: Start, tmp_path: Path
     first = turn(threaded.pid)
     soon(lambda: turn(threaded.pid) != first)
     os.kill(threaded.pid, signal.SIGSTOP)
-    soon(lambda: state_of(threaded.pid) == "T" and (turn(threaded.pid) or (0, True))[1] is False)
-    assert turn(threaded.pid) == turn(threaded.pid)
+    soon(lambda: state_of(threaded.pid) == "T" and turn(threaded.pid) == turn(threaded.pid))
+    stopped = turn(threaded.pid)
+    assert stopped is not None and not stopped[1] and turn(threaded.pid) == stopped
