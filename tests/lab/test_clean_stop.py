@@ -46,10 +46,12 @@ def test_the_stopped_primary_started_by_hand_within_the_wait_comes_up_as_a_stand
     """Whether it is granted back or another one is chosen then is the controllers' business; two writers are not."""
     old = cluster.lab.host(cluster.primary())
     epoch = cluster.status()["epoch"]
+    told = len(cluster.log_of(old.name, "guardian"))
     with cluster.traffic() as load:
         old.stop("database")
         stopped = boottime_s()
         began = old.log("database").stat().st_size
+        cluster.lab.wait(lambda: "fenced: " in cluster.log_of(old.name, "guardian")[told:], 5.0, "its fence, which kills")
         old.start("database")
         load.flows(WAIT_S + 20.0, stopped, "writes again, on whomever")
         print(f"writes again after {load.acknowledged(stopped)[0].done - stopped:.1f} s, on {cluster.primary()}")
