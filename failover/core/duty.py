@@ -250,7 +250,7 @@ TABLE: tuple[Row, ...] = (
         Duty.HOLD, lambda f: f.went_back,
         "ZooKeeper has gone back to an older epoch than this host has seen: nothing is opened, started or followed",
     ),
-    Row(Duty.FENCE, _owes_a_fence, "my grant was taken away: fencing and writing the receipt"),
+    Row(Duty.FENCE, _owes_a_fence, "my epoch is over: fencing and writing the receipt"),
     Row(Duty.GIVE_BACK, lambda f: f.handing_over and f.handover_late, "the handover took too long: giving writes back"),
     Row(Duty.HAND_OVER, lambda f: f.handing_over, "switchover: writes stop, then its log is handed over"),
     Row(
