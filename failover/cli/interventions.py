@@ -1,4 +1,4 @@
-"""The commands for when something is wrong: fence, confirm-fenced, cancel, rejoin."""
+"""The commands for when something is wrong: fence, confirm-fenced, cancel, ack, rejoin."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def fence(scope: Scope, manner: Manner, member: str) -> int:
 def cancel(scope: Scope, manner: Manner, operation: str | None) -> int:
     """Give up what is under way (OPERATION, if its name is given), as long as that is safe: before the old primary is claimed."""
     return perform(scope, manner, "cancel", target=operation)
+
+
+@click.command()
+@click.argument("operation", required=False)
+@writing
+def ack(scope: Scope, manner: Manner, operation: str | None) -> int:
+    """End the cool-down after the last failover (OPERATION, if its name is given): the next one may begin by itself again.
+
+    For when you have seen why it happened: the cool-down is there so that a fault that moves with the primary takes one only.
+    """
+    return perform(scope, manner, "ack", target=operation)
 
 
 # --- confirm-fenced -----------------------------------------------------------------------------------------------------------

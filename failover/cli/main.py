@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "confirm-fenced": ("interventions", "Swear that a silent old primary cannot write, so that a failover goes on."),
     "rejoin": ("interventions", "Bring a member back, or see how rejoins went and what was discarded."),
     "cancel": ("interventions", "Give up what is under way, while that is safe."),
+    "ack": ("interventions", "Acknowledge the last failover: its cool-down ends."),
     "pause": ("requests", "No automatic action, for a while; it always ends."),
     "resume": ("requests", "End the pause."),
     "maintenance": ("requests", "Set one member aside: neither candidate nor trigger."),

@@ -29,6 +29,8 @@ def would(request: Request, look: Look, target: str | None) -> str:
         return f"confirm-fenced: {_operation(look)} goes on without proof, on your word that {member} cannot write"
     if kind is RequestKind.CANCEL:
         return f"cancel: {_operation(look)} is given up"
+    if kind is RequestKind.ACK:
+        return f"ack: the cool-down after {_cooling(look) or 'nothing'} ends; the leader may fail over by itself again"
     if kind is RequestKind.REJOIN:
         return _rejoin(request, look)
     return f"{kind.value} {member or ''}".rstrip()
@@ -37,6 +39,10 @@ def would(request: Request, look: Look, target: str | None) -> str:
 def _operation(look: Look) -> str:
     stored = look.seen.operation
     return f"{stored.value.kind.value} {stored.value.id}" if stored else "nothing"
+
+
+def _cooling(look: Look) -> str | None:
+    return look.seen.policy.value.last_failover if look.seen.policy else None
 
 
 def _rejoin(request: Request, look: Look) -> str:

@@ -77,7 +77,7 @@ def _may_act(seen: Observation, rules: Rules, policy: Policy, primary: str) -> t
     willing = [
         m.name for m in rules.others(primary) if m.failover.value == "automatic" and unfitness(m, policy, None) is None
     ]  # fmt: skip
-    cooling = f"cool-down after {policy.last_failover}: {left_s:.1f} s left" if left_s > 0 else "over"
+    cooling = f"cool-down after {policy.last_failover}: {left_s:.1f} s left, `failoverctl ack` ends it" if left_s > 0 else "over"
     return (
         _guard("mode", policy.mode is Mode.AUTOMATIC, f"mode is {policy.mode.value}"),
         _guard("not paused", not policy.paused, f"paused by {policy.paused_by}" if policy.paused else "not paused"),

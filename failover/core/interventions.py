@@ -1,4 +1,5 @@
-"""What a person may do when something is wrong: fence a member, swear that one is fenced, bring one back, give an operation up.
+"""What a person may do when something is wrong: fence a member, swear that one is fenced, bring one back, give an operation up,
+acknowledge a failover.
 
 Judged like every request (requests.py): in one transaction with the answer, or refused with every reason and the next command.
 """
@@ -126,6 +127,18 @@ def _policy_after(policy: Policy, given_up: Operation) -> Policy:
     if given_up.kind is OperationKind.FENCE:
         return replace(policy, fenced=tuple(m for m in policy.fenced if m != given_up.old))
     return replace(policy, last_failover=given_up.id) if given_up.kind is OperationKind.FAILOVER else policy
+
+
+# --- ack ----------------------------------------------------------------------------------------------------------------------
+def ack(seen: Observation, rules: Rules, request: Request) -> Judgement:
+    """A person has looked at the last failover: its cool-down is over, the leader may fail over by itself again."""
+    assert seen.policy is not None
+    last = seen.policy.value.last_failover
+    if last is None:
+        return ["no cool-down counts: nothing was failed over since the last acknowledgement"], (), None
+    if request.target and request.target != last:
+        return [f"the cool-down is {last}'s, not {request.target}'s: `failoverctl timeline {last}`, then `ack {last}`"], (), None
+    return [], (Swap(Key(Kind.POLICY), replace(seen.policy.value, last_failover=None), seen.policy.version),), None
 
 
 # --- rejoin -------------------------------------------------------------------------------------------------------------------

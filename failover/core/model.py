@@ -244,7 +244,8 @@ class Policy:
     """The run-time switches. Its version is checked in the transaction that opens an operation.
 
     `fenced`: members that a person fenced; their guardians keep the database down until `failoverctl rejoin`. `degraded`: the
-    latest times in which `replication: sync` waited for nobody, oldest first.
+    latest times in which `replication: sync` waited for nobody, oldest first. `last_failover`: the operation whose cool-down
+    counts, None once a person has acknowledged it.
     """
 
     mode: Mode = Mode.OBSERVE
@@ -385,6 +386,7 @@ class RequestKind(str, Enum):
     CONFIRM_FENCED = "confirm-fenced"
     REJOIN = "rejoin"
     CANCEL = "cancel"
+    ACK = "ack"
 
 
 @dataclass(frozen=True)

@@ -252,4 +252,5 @@ _JUDGES = {
     RequestKind.CONFIRM_FENCED: interventions.confirm_fenced,
     RequestKind.REJOIN: interventions.rejoin,
     RequestKind.CANCEL: interventions.cancel,
+    RequestKind.ACK: interventions.ack,
 }

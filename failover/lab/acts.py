@@ -28,7 +28,7 @@ from failover.lab.stage import (
     resolved,
     settle,
     use_lab_resolver,
-    wait_for_cooldown,
+    wait_until_free,
 )
 from failover.lab.traffic import DATABASE
 from failover.lab.verdict import Row, Window
@@ -50,7 +50,7 @@ def run(stage: Stage, act: Act) -> Row:
     if stage.beside_zookeeper:
         join_zookeepers_leader(stage)
     if act.automatic:
-        wait_for_cooldown(stage)
+        wait_until_free(stage)
     primary = stage.lab.primary()
     if primary is None:
         raise LabError("an act needs one primary to begin with")
@@ -59,8 +59,6 @@ def run(stage: Stage, act: Act) -> Row:
     start = boottime_s()
     with stage.quiet():
         done = act.perform(stage, primary)
-        if act.automatic:
-            stage.last_failover = done.fault
         reasons = [done.why_not] if done.why_not else []
         if not happens(lambda: _taken_over(stage, primary, done.fault), RESUME_S):
             reasons.append(f"no other member took the application's writes within {RESUME_S:g} s")

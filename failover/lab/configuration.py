@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import math
 import secrets as random_source
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from failover.config_rules import PROMOTE_S, ROUTE_S
 from failover.lab.commands import private_file as private_file
 from failover.lab.commands import run
 from failover.lab.databases import Dialect
-from failover.profiles import PROFILES
 
 NETWORK = "10.77.0.0/24"
 VIP = "10.77.0.100"
@@ -77,17 +74,11 @@ def give_to_host(secrets: Secrets, etc: Path, names: Sequence[str]) -> None:
         shutil.copy2(secrets.path(name), folder / name)
 
 
-def shortest_cooldown_s(profile: str) -> float:
-    """The shortest cool-down that the product accepts for the profile (T5), in whole seconds: three whole failovers."""
-    return math.ceil(3 * (PROFILES[profile].wait_s + PROMOTE_S + ROUTE_S))
-
-
 def failover_yml(
     dialect: Dialect, members: Sequence[tuple[str, str]], replication: str, profile: str, mode: str,
-    cooldown_s: float | None = None, agentless: Sequence[str] = (), fencing: str = FENCING,
+    agentless: Sequence[str] = (), fencing: str = FENCING,
 ) -> str:  # fmt: skip
     """The product's configuration for this lab, as a person would write it."""
-    timings = "" if cooldown_s is None else f"timings: {{cooldown: {cooldown_s:g}s}}\n"
     hosts = ", ".join(f"{address}:2181" for _, address in members)
     controllers = "\n".join(f"  {name}: {address}" for name, address in members)
     alone = dict.fromkeys(agentless, ", guardian: false")
@@ -103,7 +94,7 @@ zookeeper:
   user: failover
   password_file: {secret("zookeeper")}
 profile: {profile}
-{timings}controllers:
+controllers:
 {controllers}
 ssh:
   user: root

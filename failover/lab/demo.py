@@ -23,7 +23,6 @@ import failover
 from failover.lab import acts
 from failover.lab.acts import ACTS, Stage
 from failover.lab.commands import LabError
-from failover.lab.configuration import shortest_cooldown_s
 from failover.lab.databases import ENGINES, dialect
 from failover.lab.lab import Lab, LabOptions
 from failover.lab.screen import LiveScreen, Screen, verdict_table
@@ -134,10 +133,7 @@ def perform(options: argparse.Namespace, screen: Screen) -> None:
     """Boot, run every act `repeat` times, remove everything. Finished rows are on the screen."""
     preflight(screen, options.engine)
     screen.says(f"booting hosts: real ZooKeeper, {options.engine}, sshd, BIND, controllers, guardians; virtual cables")
-    wanted = LabOptions(
-        engine=options.engine, replication=options.replication, profile=options.profile,
-        cooldown_s=shortest_cooldown_s(options.profile),
-    )  # fmt: skip
+    wanted = LabOptions(engine=options.engine, replication=options.replication, profile=options.profile)
     lab = Lab.boot(wanted, screen.says)
     traffic = Traffic(lab, lab.directory / "traffic")
     finished = False

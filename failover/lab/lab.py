@@ -39,7 +39,6 @@ class LabOptions:
     """What to boot. `daemons=False`: no controllers, no guardians. `root`: where the lab's directory is made.
 
     `agentless` members are configured, and left, without a guardian; `fencing` is that key's value in the file.
-    `cooldown_s` replaces the profile's: how long no second automatic failover begins (`conf.shortest_cooldown_s`: T5).
     """
 
     engine: str = "postgresql"
@@ -48,7 +47,6 @@ class LabOptions:
     members: tuple[str, ...] = ("db1", "db2", "db3")
     daemons: bool = True
     mode: str = "automatic"
-    cooldown_s: float | None = None
     agentless: tuple[str, ...] = ()
     fencing: str = conf.FENCING
     root: Path | None = None
@@ -146,8 +144,7 @@ class Lab:
             host_keys.append((address, conf.make_key(folder / "ssh/host_key", name)))
         wanted = self.options
         text = conf.failover_yml(
-            self.dialect, self.members, wanted.replication, wanted.profile, wanted.mode, wanted.cooldown_s, wanted.agentless,
-            wanted.fencing,
+            self.dialect, self.members, wanted.replication, wanted.profile, wanted.mode, wanted.agentless, wanted.fencing,
         )  # fmt: skip
         names = [*self.dialect.accounts, "zookeeper", "webhook", "tsig", "pledge", "ssh_key"]
         addresses = [address for _, address in self.members]
@@ -239,11 +236,6 @@ class Lab:
         if name not in self.hosts:
             raise LabError(f"no host {name!r}; there are: {', '.join(self.hosts)}")
         return self.hosts[name]
-
-    @property
-    def cooldown_s(self) -> float:
-        """After a failover the controllers begin no other by themselves for this long."""
-        return self.options.cooldown_s or PROFILES[self.options.profile].cooldown_s
 
     @property
     def app(self) -> Host:

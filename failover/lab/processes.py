@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from failover.clock import boottime_s
-
 
 @dataclass(frozen=True)
 class Process:
@@ -57,12 +55,6 @@ def is_stopped(pid: int) -> bool:
     except OSError:
         return True
     return all(state in "TtZX" for state in states)
-
-
-def age_s(pid: int) -> float:
-    """How long a process has run. Raises OSError if it is gone."""
-    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return boottime_s() - started / os.sysconf("SC_CLK_TCK")
 
 
 def parent_of(pid: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from failover.lab.configuration import DNS, ZONE
 from failover.lab.host import Host
 from failover.lab.lab import Lab
 from failover.lab.observed import MemberSeen, Seen, status
-from failover.lab.processes import age_s
 from failover.lab.traffic import Traffic
 
 NAME = f"orders.{ZONE}"
@@ -22,7 +22,8 @@ POLL_S = 0.05
 ASK_S = 1.0  # `failoverctl` costs a third of a second of one core
 SETTLE_S = 120.0  # everybody replicates again
 ADOPT_S = 30.0  # the guardians report for the first time
-READY_S = 60.0  # beyond the cool-down itself
+READY_S = 60.0
+ACKNOWLEDGED = (0, 5)  # exit codes: done; refused, because nothing was failed over since the last time
 
 PATIENCE_S = 10.0  # so long may a member ask for a new copy before the lab makes one, which is a fault of the act
 
@@ -40,7 +41,6 @@ class Stage:
     beside_zookeeper: bool = False  # each act begins with the primary on the host of ZooKeeper's leader
     measuring: threading.Event = field(default_factory=threading.Event)
     asking: threading.Lock = field(default_factory=threading.Lock)
-    last_failover: float | None = None
     lost: set[int] = field(default_factory=set)  # acknowledged ids that an earlier act has lost and been judged for
     whole: bool = True  # false once an act left members that do not replicate: no further act makes sense
 
@@ -134,34 +134,33 @@ def join_zookeepers_leader(stage: Stage) -> None:
         raise LabError(f"after the switchover to ZooKeeper's leader: {'; '.join(unsettled)}")
 
 
-def wait_for_cooldown(stage: Stage) -> None:
-    """Until whichever controller leads, or would lead next, may fail over by itself again. Raises LabError."""
-    if stage.last_failover is None:
-        return
-    stage.says("waiting for the end of the cool-down after the last failover")
-    threading.Event().wait(max(0.0, stage.last_failover + stage.lab.cooldown_s - boottime_s()))  # it cannot end before
-    end = boottime_s() + stage.lab.cooldown_s + READY_S
-    pause = threading.Event()
-    while (why := _not_ready(stage)) is not None:
-        if boottime_s() > end:
-            raise LabError(f"no automatic failover is possible {READY_S:g} s after the cool-down: {why}")
-        pause.wait(ASK_S)
-
-
-def _not_ready(stage: Stage) -> str | None:
-    """Why the product would not fail over by itself now: what it says itself, and what a leader elected just then would:
-    a controller counts the cool-down from when it first read of the failover, a restarted one from its start.
+def free_to_fail_over(lab: Lab) -> str | None:
+    """End a cool-down as an operator does who has seen why it failed over. Why the leader still would not fail over by itself,
+    or None.
     """
-    controllers = [pid for host in stage.members if (pid := host.pid_of("controller")) is not None]
-    left = stage.lab.cooldown_s + 1.0 - min(map(age_s, controllers), default=0.0)
-    if left > 0:
-        return f"the youngest controller counts the cool-down for another {left:.0f} s"
-    done = stage.lab.ctl("plan", "-o", "json")
+    acknowledged = lab.ctl("ack", "--yes")
+    if acknowledged.returncode not in ACKNOWLEDGED:
+        return _said("ack", acknowledged)
+    done = lab.ctl("plan", "-o", "json")
     try:
         plan = json.loads(done.stdout)
         return None if plan["verdict"] == "failover" else str(plan["says"])
     except (ValueError, KeyError, TypeError):
-        return f"failoverctl plan: exit {done.returncode}: {(done.stderr or done.stdout).strip()[-200:]}"
+        return _said("plan", done)
+
+
+def _said(command: str, done: subprocess.CompletedProcess[str]) -> str:
+    return f"failoverctl {command}: exit {done.returncode}: {(done.stderr or done.stdout).strip()[-200:]}"
+
+
+def wait_until_free(stage: Stage) -> None:
+    """Until the leader may fail over by itself. Raises LabError."""
+    end = boottime_s() + READY_S
+    pause = threading.Event()
+    while (why := free_to_fail_over(stage.lab)) is not None:
+        if boottime_s() > end:
+            raise LabError(f"no automatic failover is possible for {READY_S:g} s: {why}")
+        pause.wait(ASK_S)
 
 
 # --- after an act --------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from failover.lab import Lab, LabOptions
-from failover.lab.configuration import shortest_cooldown_s
 from failover.lab.databases import ENGINES, dialect
 from failover.lab.services import missing_programs
 from tests.support.lab_cluster import Cluster
@@ -86,9 +85,8 @@ def lab(machine: None, engine_name: str) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def shared_cluster(machine: None, engine_name: str, pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    """The one lab with daemons, in whatever state the last test left it. Booted at first use. Its cool-down is the shortest that
-    the product accepts: most of what follows a failover waits for its end."""
-    shared = Cluster(LabOptions(engine=engine_name, cooldown_s=shortest_cooldown_s("lan")))
+    """The one lab with daemons, in whatever state the last test left it. Booted at first use."""
+    shared = Cluster(LabOptions(engine=engine_name))
     clusters = pytestconfig.stash.setdefault(running, [])
     clusters.append(shared)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -21,6 +20,7 @@ from failover.lab.commands import LabError, tail
 from failover.lab.configuration import CLUSTER
 from failover.lab.observed import Seen, parse, status
 from failover.lab.services import entry_point
+from failover.lab.stage import free_to_fail_over
 from failover.lab.traffic import DATABASE, Traffic
 from failover.lab.verdict import Window, Write
 from tests.support.stagehand import Stagehand, stagehand
@@ -28,7 +28,7 @@ from tests.support.stalls import Stalls
 
 ROLES = ("zookeeper", "sshd", "guardian", "controller")
 LOGS = ("guardian", "controller")
-WHOLE_S = 90.0  # a rejoin, a cool-down and a controller's election fit in
+WHOLE_S = 90.0  # a rejoin, a new copy and a controller's election fit in
 LOOK_EVERY_S = 0.3
 REPLAYED_S = 20.0
 
@@ -222,18 +222,7 @@ class Cluster:
             return f"{primary['name']} {primary['says']}: gate {primary['gate']}, VIP {primary['vip']}"
         if record["paused"] or record["mode"] != "automatic":
             return f"mode {record['mode']}, paused {record['paused']}"
-        return self._not_ready() if cooldown else None
-
-    def _not_ready(self) -> str | None:
-        """Why the leader would not fail over by itself now, the cool-down above all."""
-        if not self.answer("history")["operations"]:
-            return None
-        plan = self.answer("plan")
-        if plan["verdict"] != "failover":
-            return str(plan["says"])
-        youngest_s = min(_age_s(pid) for h in self.lab.databases_hosts if (pid := h.pid_of("controller")))
-        left_s = self.lab.cooldown_s + 1.0 - youngest_s  # a new leader counts from its first sight
-        return f"a restarted controller counts the cool-down anew, {left_s:.0f} s left" if left_s > 0 else None
+        return free_to_fail_over(self.lab) if cooldown else None
 
     # --- load ------------------------------------------------------------------------------------------------------
     @contextmanager
@@ -277,9 +266,3 @@ class Cluster:
             said.append(str(error))
         (folder / "last-words.txt").write_text("\n".join(said))
         return "\n".join(said)
-
-
-def _age_s(pid: int) -> float:
-    """How long a process has run."""
-    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return boottime_s() - started / os.sysconf("SC_CLK_TCK")

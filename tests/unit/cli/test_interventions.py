@@ -167,6 +167,20 @@ def test_after_the_claim_it_only_rolls_forward(waiting: World) -> None:
     assert "op-1 is in phase claimed: it only rolls forward now: `failoverctl timeline op-1`" in done.stderr
 
 
+# --- ack ----------------------------------------------------------------------------------------------------------------------
+def test_a_failover_is_acknowledged_once_and_by_its_name(living: World) -> None:
+    living.adopt()
+    living.put(Kind.POLICY, "", replace(living.read(Kind.POLICY), last_failover="op-4"))
+    assert living.run("ack", "op-3", "--yes").exit_code == options.REFUSED
+    told = "would be done: ack: the cool-down after op-4 ends; the leader may fail over by itself again\n"
+    assert living.run("ack", "--dry-run").stdout == told and living.read(Kind.POLICY).last_failover == "op-4"
+    done = living.run("ack", "op-4", "--yes")
+    assert (done.exit_code, done.stdout) == (0, "ack: done, says c1\n"), done.output
+    assert living.read(Kind.POLICY).last_failover is None
+    again = living.run("ack", "--yes")
+    assert again.exit_code == options.REFUSED and "no cool-down counts" in again.stderr
+
+
 # --- confirm-fenced -----------------------------------------------------------------------------------------------------------
 def test_the_sworn_fence_goes_on(waiting: World) -> None:
     waiting.deaf.clear()

@@ -101,7 +101,8 @@ def test_all_blockers_are_told_not_only_the_first() -> None:
 
 def test_a_running_cool_down_blocks_and_an_unknown_one_is_said() -> None:
     seen = healthy(policy=Policy(Mode.AUTOMATIC, last_failover="op-1"))
-    assert "cool-down after op-1: 5.0 s left" in if_dies(seen, RULES, "db1", cooldown_left_s=5.0).blockers
+    cooling = if_dies(seen, RULES, "db1", cooldown_left_s=5.0)
+    assert cooling.blockers == ("cool-down after op-1: 5.0 s left, `failoverctl ack` ends it",)
     assert if_dies(seen, RULES, "db1", cooldown_left_s=0.0).verdict == "failover"
     unknown = if_dies(replace(seen, last_failover_since_s=None), RULES, "db1")
     assert any("known to the leader only" in note for note in unknown.notes)

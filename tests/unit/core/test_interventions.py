@@ -25,6 +25,7 @@ from tests.support.builders import Cluster, a_cluster, journaled, some_rules, wr
 from tests.unit.core.test_requests import answer_of, judge, opened, policy_of, refusal
 
 FENCE, CONFIRM, REJOIN, CANCEL = RequestKind.FENCE, RequestKind.CONFIRM_FENCED, RequestKind.REJOIN, RequestKind.CANCEL
+ACK = RequestKind.ACK
 SWORN: dict[str, Any] = {"reason": "cable pulled", "confirm": True}
 
 
@@ -157,6 +158,27 @@ def test_only_what_is_under_way_is_given_up() -> None:
     assert "no operation is under way" in refusal(judge(a_cluster(), CANCEL))[0]
     (reason,) = refusal(judge(a_cluster().switchover("opened"), CANCEL, target="op-7"))
     assert reason == "op-7 is not under way; switchover op-1 is: `failoverctl cancel op-1`"
+
+
+# --- ack ----------------------------------------------------------------------------------------------------------------------
+def dead_again() -> Cluster:
+    """db1 was promoted a second ago, and its process has ended."""
+    return a_cluster().receipt("db1", closes=3).failed_over(ago_s=1.0)
+
+
+@pytest.mark.parametrize("named", [None, "op-0"])
+def test_an_acknowledged_failover_holds_the_next_one_back_no_longer(named: str | None) -> None:
+    held = decide(dead_again().build(), some_rules())
+    assert not held.writes and any("59.0 s left, `failoverctl ack` ends it" in guard.facts for guard in held.guards)
+    policy = policy_of(judge(dead_again(), ACK, target=named))
+    assert written(decide(dead_again().with_policy(**vars(policy)).build(), some_rules()), Kind.OPERATION)
+
+
+def test_only_the_failover_that_was_looked_at_is_acknowledged() -> None:
+    (reason,) = refusal(judge(a_cluster().failed_over(ago_s=1.0), ACK, target="op-7"))
+    assert reason == "the cool-down is op-0's, not op-7's: `failoverctl timeline op-0`, then `ack op-0`"
+    (reason,) = refusal(judge(a_cluster(), ACK))
+    assert reason.startswith("no cool-down counts")
 
 
 # --- rejoin -------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import failover
 from failover.config_rules import clock
 from failover.lab import demo, mysql
 from failover.lab.acts import ACTS
-from failover.lab.configuration import shortest_cooldown_s
 from failover.lab.observed import parse
 from failover.lab.screen import event_text, results, verdict_table
 from failover.lab.verdict import Limits, Row
@@ -136,14 +135,6 @@ def test_every_act_is_played_unless_some_are_named_in_whatever_order(capsys: pyt
 def test_the_primary_goes_beside_zookeepers_leader_only_if_asked() -> None:
     assert demo.options_from([]).zookeeper_leader == "any"
     assert demo.options_from(["--zookeeper-leader", "primary"]).zookeeper_leader == "primary"
-
-
-@pytest.mark.parametrize(("profile", "shortest_s"), [("lan", 14), ("default", 23)])
-def test_the_demos_cool_down_is_the_shortest_that_the_product_accepts(profile: str, shortest_s: int) -> None:
-    assert shortest_cooldown_s(profile) == shortest_s
-    for cooldown_s, accepted in ((shortest_s, True), (shortest_s - 1, False)):
-        faults = [where for where, _ in clock(replace(PROFILES[profile], cooldown_s=cooldown_s))]
-        assert ("cooldown_s" not in faults) is accepted
 
 
 def row(act: str, outage_ms: float, result: str = "ok", **changes: object) -> Row:
