@@ -125,7 +125,11 @@ class LocalEngine(Protocol):
         ...
 
     def end_sessions(self, budget_s: float) -> int:
-        """End every client session but our own, so that no lock of a reader holds up replay. Returns how many."""
+        """End every client session but our own, so that no lock of a reader holds up replay. Returns how many.
+
+        Raises Unknown if one of them is still there at the end of the budget. Whoever comes meanwhile is not waited for: clients
+        that connect again at once would be there at every look.
+        """
         ...
 
     def free_replay(self, budget_s: float) -> None:

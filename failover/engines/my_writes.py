@@ -6,6 +6,7 @@ What stands in the way of read-only are locks, open transactions and new session
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from failover.clock import boottime_s
 from failover.core.model import Position, Role, SyncSet
@@ -16,6 +17,7 @@ from failover.engines.my_connection import LOCK_WAIT_TIMEOUT, Rejected, Session
 from failover.engines.my_dialect import Dialect
 from failover.engines.my_flavour import dialect_of
 from failover.engines.my_replication import Replication, pause
+from failover.engines.my_sessions import Someone
 from failover.errors import Refused, Unknown
 
 log = logging.getLogger("failover.engines")
@@ -35,31 +37,37 @@ class Writes:
     # --- sessions --------------------------------------------------------------------------------------------------------
     def end_sessions(self, session: Session) -> set[int]:
         """Tell every client session to end. Returns those that were told so now or before."""
-        found = my_sessions.clients(session, self._access.ours, self._access.cluster.users.monitor.name)
+        found = self._clients(session)
         my_sessions.end(session, found)
         return {who.id for who in found}
 
     def end_all(self, session: Session) -> int:
-        """Until none is left, but those whose commit waits for an acknowledgement: their clients are gone all the same."""
-        ended: set[int] = set()
-        while self._left(session, ended):
-            pause(session, "sessions still open")
-        return len(ended)
+        """Until those who were there are gone, or their commits only wait for an acknowledgement: their clients have gone.
 
-    def _left(self, session: Session, ended: set[int]) -> bool:
-        found = my_sessions.clients(session, self._access.ours, self._access.cluster.users.monitor.name)
-        my_sessions.end(session, found)
-        ended |= {who.id for who in found}
-        if any(not who.ended for who in found):
-            return True
-        return len(found) > my_semisync.look(session).waiting if found else False
+        Whoever comes meanwhile is not waited for: clients that connect again at once would be there at every look.
+        """
+        told = self.end_sessions(session)
+        while self._held_up(session, told):
+            pause(session, "sessions still open")
+        return len(told)
+
+    def _held_up(self, session: Session, told: Collection[int]) -> bool:
+        left = self._still(session, told)
+        return bool(left) and (not all(who.ended for who in left) or len(left) > my_semisync.look(session).waiting)
+
+    def _clients(self, session: Session) -> list[Someone]:
+        return my_sessions.clients(session, self._access.ours, self._access.cluster.users.monitor.name)
+
+    def _still(self, session: Session, told: Collection[int]) -> list[Someone]:
+        return [who for who in self._clients(session) if who.id in told]
 
     # --- stopping --------------------------------------------------------------------------------------------------------
     def stop(self, deadline_s: float) -> Position:
         """Raises Unknown at the deadline: then `take` gives writes back, whatever was reached.
 
         A commit that nobody acknowledges keeps MySQL from becoming read-only although its session was ended. It is left to
-        wait: turning semi-sync off would tell a commit that has slipped in meanwhile that it succeeded.
+        wait: turning semi-sync off would tell a commit that has slipped in meanwhile that it succeeded. Where read-only does not
+        stop administrators, whoever was there when it began is waited for, not clients that come back at once.
         """
         self._access.kept(self.end_sessions, deadline_s)  # every connection may be taken, and only this one be there
         with self._access.work(deadline_s) as session:
@@ -68,13 +76,10 @@ class Writes:
             while not dialect.closed(dialect.read(session)):
                 self.end_sessions(session)
                 self._become_read_only(dialect, deadline_s)
-            while not self._nobody_writes(session, dialect):
+            told = self.end_sessions(session)
+            while not dialect.stops_administrators and self._still(session, told):
                 pause(session, "sessions that read-only does not stop have not ended")
             return self._end_of_log(session, dialect)
-
-    def _nobody_writes(self, session: Session, dialect: Dialect) -> bool:
-        """Where read-only does not stop administrators they are ended, and what they were at is waited for."""
-        return not self.end_sessions(session) or dialect.stops_administrators
 
     def _become_read_only(self, dialect: Dialect, deadline_s: float) -> None:
         """One attempt, over a session of its own that is ended if it hangs: left behind, it would succeed when writes have been

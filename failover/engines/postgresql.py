@@ -119,13 +119,11 @@ class PostgresLocalEngine:
             session.run(pg_statements.BEAT, [epoch, sequence, epoch, sequence - _HEARTBEATS_KEPT])
 
     def end_sessions(self, budget_s: float) -> int:
-        """Raises Unknown if one is still there at the end of the budget."""
-        ended: set[int] = set()
         with self._session(boottime_s() + budget_s) as session:
-            while pids := self._terminate_clients(session):
-                ended |= pids
+            told = self._terminate_clients(session)
+            while told & self._terminate_clients(session):
                 self._pause(session, "sessions still open")
-        return len(ended)
+        return len(told)
 
     def free_replay(self, budget_s: float) -> None:
         with self._session(boottime_s() + budget_s) as session:

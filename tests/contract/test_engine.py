@@ -205,6 +205,14 @@ def test_end_sessions_spares_the_product_and_the_replication(pair: EngineLab) ->
     prober.close()
 
 
+def test_clients_that_come_back_at_once_do_not_keep_sessions_from_being_ended(pair: EngineLab) -> None:
+    held = pair.transaction(pair.db1, "SELECT 1", user="app")
+    with pair.clients_that_come_back(pair.db1, "SELECT 1", 8):
+        assert pair.engine(pair.db1).end_sessions(2) >= 1
+        with pytest.raises(pair.error):
+            held.cursor().execute("SELECT 1")
+
+
 # --- promotion --------------------------------------------------------------------------------------------------------
 
 

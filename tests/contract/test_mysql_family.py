@@ -216,21 +216,8 @@ def every_connection_taken(lab: MyLab, held: ExitStack) -> None:
 
 
 def busy_clients(lab: MyLab, held: ExitStack) -> None:
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            try:
-                connection = lab.db1.connect("app")
-                while not stop.is_set():
-                    connection.cursor().execute("INSERT INTO t VALUES (1)")
-            except pymysql.MySQLError:
-                pass
-
-    threads = [in_background(work) for _ in range(4)]
-    held.callback(lambda: [thread.join(10) for thread in threads])
-    held.callback(stop.set)
     rows = lab.rows(lab.db1)
+    held.enter_context(lab.clients_that_come_back(lab.db1, "INSERT INTO t VALUES (1)", 8))
     until(lambda: lab.rows(lab.db1) > rows + 20, what="clients writing")
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,29 @@ class EngineLab(ABC):
                 outcome.append("error")
 
         return in_background(commit)
+
+    @contextmanager
+    def clients_that_come_back(self, server: Any, statement: str, count: int) -> Iterator[None]:
+        """Each repeats `statement`, and connects again at once when its session is ended."""
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    connection = server.connect("app")
+                    while not stop.is_set():
+                        connection.cursor().execute(statement)
+                    connection.close()
+                except self.error:
+                    pass
+
+        threads = [in_background(work) for _ in range(count)]
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(10)
 
     @abstractmethod
     def what_it_was_told(self, connection: Any) -> str:
