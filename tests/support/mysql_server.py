@@ -16,7 +16,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from pymysql.constants import CLIENT
 from failover.lab.processes import is_stopped
 from tests.support.numbered_hosts import ADDRESSES, OUTSIDE, Host, taken, why_not
 from tests.support.postgres_server import until
+from tests.support.scratch import scratch
 
 OS_USER = "mysql"
 PORT = 3306
@@ -267,7 +267,7 @@ class MyCluster:
 
     def __init__(self, flavour: str) -> None:
         self.flavour = FLAVOURS[flavour]
-        self.root = Path(tempfile.mkdtemp(prefix="fmy", dir="/tmp"))
+        self.root = scratch("fmy")
         self.root.chmod(0o755)
         self.servers: dict[str, MyServer] = {}
         self._hosts: dict[str, Host] = {}
@@ -324,7 +324,7 @@ def give_away(path: Path) -> None:
 @functools.cache
 def _template(flavour: str) -> Path:
     """A data directory with the accounts in it and no log, made once per test run: it costs seconds."""
-    home = Path(tempfile.mkdtemp(prefix="fmy", dir="/tmp"))
+    home = scratch("fmy")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     give_away(home)
     accounts = home / "accounts.sql"

@@ -15,13 +15,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+
+from tests.support.scratch import scratch
 
 BIN_DIR = Path("/usr/lib/postgresql/15/bin")
 OS_USER = "postgres"
@@ -164,7 +165,7 @@ class PostgresCluster:
     """A primary `db1` and standbys cloned from it, on one free port."""
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="fpg", dir="/tmp"))
+        self.root = scratch("fpg")
         self.root.chmod(0o755)
         self.net = f"127.{77 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
         self.servers: dict[str, PostgresServer] = {}
@@ -218,7 +219,7 @@ class PostgresCluster:
 @functools.cache
 def _template() -> Path:
     """A data directory made once per test run: initdb costs more than everything else."""
-    home = Path(tempfile.mkdtemp(prefix="fpg", dir="/tmp"))
+    home = scratch("fpg")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     _give_away(home)
     _tool("initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-D", home / "data")

@@ -15,11 +15,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tests.support.scratch import scratch
 
 JARS = Path("/usr/share/java")
 _NEEDED = (
@@ -154,9 +155,7 @@ def _configs(count: int, tick_ms: int, sync_limit: int) -> tuple[list[int], str]
 @contextlib.contextmanager
 def ensemble(count: int = 1, *, tick_ms: int = 200, sync_limit: int = 5) -> Iterator[Sequence[ZooKeeperServer]]:
     """`count` serving servers (1 = standalone). Everything is ended and removed afterwards, also after a failure."""
-    # In memory where that is possible: what is tested is not the disk, and a busy disk makes servers lose each other.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix="failover-test-zk-", dir=memory))
+    directory = scratch("failover-test-zk-")
     ports, config = _configs(count, tick_ms, sync_limit)
     servers = [ZooKeeperServer(i + 1, port, directory / f"zk{i + 1}", config) for i, port in enumerate(ports)]
     try:
