@@ -7,7 +7,8 @@ and no standby has received a heartbeat row lately. The primary's own guardian f
 vote that no replication progress can veto: the kept connections of a half-hung server go on replicating.
 
 One thing still speaks for a silent primary whose own guardian cannot insert: its main process runs, or waits for its turn.
-Starved, it gets 20 inserts; a frozen one does neither, and a silent host has no guardian to say so.
+Starved, it gets 20 inserts, and after one that came through the time in which a standby would have heard of it; a frozen one
+does neither, and a silent host has no guardian to say so.
 
 **A voter judges its own network first.** Its witnesses are the other members that are up by their own guardian's word:
 neither the suspect nor the member on the voter's own host, whose answers cross no network. At least half of them must have
@@ -169,12 +170,18 @@ def _heartbeat_guard(seen: Observation, rules: Rules, primary: str) -> Guard:
 
 
 def _starved_guard(seen: Observation, rules: Rules, primary: str) -> Guard:
-    """A starved server is as silent as a frozen one, to probes and to its own guardian; but it moves. It gets a while."""
-    own = seen.status(primary, rules.gone_s)
-    if own is None or not own.moving or not 0 < own.heartbeat_fails < STARVED_FAILS:
-        return Guard("not merely starved", Verdict.PASS, "nothing speaks for it")
-    text = f"{primary}'s main process still runs: starved, not frozen ({own.heartbeat_fails} of {STARVED_FAILS} inserts failed)"
-    return Guard("not merely starved", Verdict.BLOCK, text)
+    """A starved server is as silent as a frozen one, to probes and to its own guardian; but it moves. It gets a while.
+
+    So it does when an insert has come through after all: a standby must have the time to receive it.
+    """
+    own, turned_s = seen.status(primary, rules.gone_s), seen.inserts_turned_s.get(primary)
+    text = ""
+    if own is not None and own.moving and 0 < own.heartbeat_fails < STARVED_FAILS:
+        fails = f"{own.heartbeat_fails} of {STARVED_FAILS} inserts failed"
+        text = f"{primary}'s main process still runs: starved, not frozen ({fails})"
+    elif own is not None and not own.heartbeat_fails and turned_s is not None and seen.now_s - turned_s < rules.silence_s:
+        text = f"{primary}'s own guardian could insert again {seen.now_s - turned_s:.1f} s ago"
+    return Guard("not merely starved", _verdict(not text), text or "nothing speaks for it")
 
 
 def _verdict(passed: bool) -> Verdict:

@@ -32,8 +32,9 @@ from failover.core.plan import Action, Outcome
 @dataclass(frozen=True)
 class Observation:
     """`now_s` and every `seen_at_s` are CLOCK_BOOTTIME of the observing controller. `positions` maps stored text to values;
-    `streaming_since_s` says since when a member has been streaming, or has not been; `highest_epoch` is the greatest that this
-    controller has ever seen."""
+    `streaming_since_s` says since when a member has been streaming, or has not been; `heartbeat_moved_s` when its newest row
+    changed, and `inserts_turned_s` when its guardian's inserts began to fail or to succeed again, in this controller's sight;
+    `highest_epoch` is the greatest that it has ever seen."""
 
     now_s: float
     me: str
@@ -55,6 +56,7 @@ class Observation:
     highest_epoch: int = 0
     positions: Mapping[str, Position] = field(default_factory=dict)
     heartbeat_moved_s: Mapping[str, float] = field(default_factory=dict)
+    inserts_turned_s: Mapping[str, float] = field(default_factory=dict)
     streaming_since_s: Mapping[str, float] = field(default_factory=dict)
     outcomes: tuple[Outcome, ...] = ()
     phase_since_s: float = 0.0

@@ -5,7 +5,7 @@ Ages are counted from this process's own first sight of a value, on CLOCK_BOOTTI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from failover.clock import boottime_s, wall_text
 from failover.coordination.ledger import Records
@@ -31,6 +31,19 @@ class Since:
         return known[1]
 
 
+class Changes:
+    """When a value last changed in our sight, by name; the first sight of it is no change."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[object, float | None]] = {}
+
+    def of(self, name: str, value: object, now_s: float) -> float | None:
+        known = self._seen.get(name)
+        if known is None or known[0] != value:
+            self._seen[name] = known = (value, None if known is None else now_s)
+        return known[1]
+
+
 class Observer:
     """Stateful only in what it has seen when. One per controller and cluster."""
 
@@ -38,7 +51,7 @@ class Observer:
         self._me, self._parse = me, parse
         self._since = Since()
         self._highest_epoch = 0
-        self._heartbeats: dict[str, tuple[tuple[int, int] | None, float | None]] = {}
+        self._changes = Changes()
 
     def observe(self, records: Records, outcomes: tuple[Outcome, ...] = ()) -> Observation:
         now_s = boottime_s()
@@ -68,7 +81,8 @@ class Observer:
             controllers=records.all(Kind.CONTROLLER),
             rejoins=records.all(Kind.REJOIN),
             positions=self._positions(records),
-            heartbeat_moved_s={n: at for n, s in members.items() if (at := self._moved(n, s.value, now_s)) is not None},
+            heartbeat_moved_s=self._changed("newest row", members, lambda status: status.heartbeat, now_s),
+            inserts_turned_s=self._changed("inserts", members, lambda status: status.heartbeat_fails > 0, now_s),
             streaming_since_s={n: self._since.of(f"streaming {n}", self._streams(s, now_s), now_s) for n, s in members.items()},
             outcomes=outcomes,
             phase_since_s=self._since.of("phase", phase, now_s),
@@ -83,14 +97,12 @@ class Observer:
     def _streams(self, stored: Stored[MemberStatus], now_s: float) -> bool:
         return stored.value.streaming and now_s - stored.seen_at_s < GONE_S
 
-    def _moved(self, member: str, status: MemberStatus, now_s: float) -> float | None:
-        """When this member's newest heartbeat row last changed in our sight; the first sight of a value is no movement."""
-        before = self._heartbeats.get(member)
-        if before is None:
-            self._heartbeats[member] = (status.heartbeat, None)
-        elif before[0] != status.heartbeat:
-            self._heartbeats[member] = (status.heartbeat, now_s)
-        return self._heartbeats[member][1]
+    def _changed(
+        self, what: str, members: Mapping[str, Stored[MemberStatus]], of: Callable[[MemberStatus], object], now_s: float
+    ) -> dict[str, float]:
+        """When this of each member's status last changed in our sight, where it did."""
+        at = {name: self._changes.of(f"{what} {name}", of(stored.value), now_s) for name, stored in members.items()}
+        return {name: when_s for name, when_s in at.items() if when_s is not None}
 
     def _positions(self, records: Records) -> dict[str, Position]:
         """Every stored position parsed once; what cannot be parsed is not there, and so counts for nothing."""

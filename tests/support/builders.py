@@ -78,7 +78,7 @@ class Cluster:
             name: {}
             for name in (
                 "leases", "receipts", "seals", "handovers", "members", "votes", "requests", "answers", "positions",
-                "heartbeat_moved_s", "maintenance_since_s", "streaming_since_s",
+                "heartbeat_moved_s", "inserts_turned_s", "maintenance_since_s", "streaming_since_s",
             )
         }  # fmt: skip
         self.outcomes: list[Outcome] = []
@@ -192,6 +192,10 @@ class Cluster:
 
     def heartbeat(self, member: str, ago_s: float) -> Cluster:
         self.tables["heartbeat_moved_s"][member] = self.now_s - ago_s
+        return self
+
+    def inserts_turned(self, member: str, ago_s: float) -> Cluster:
+        self.tables["inserts_turned_s"][member] = self.now_s - ago_s
         return self
 
     # --- operations, requests, outcomes ------------------------------------------------------------------------------

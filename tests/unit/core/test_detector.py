@@ -187,6 +187,17 @@ def test_a_main_process_that_is_given_processor_time_is_starved_and_gets_a_while
     assert not finding.lost and "starved, not frozen (5 of 20 inserts failed)" in finding.why
 
 
+@pytest.mark.parametrize(("ago_s", "lost"), [(0.1, False), (some_rules().silence_s - 0.1, False), (some_rules().silence_s, True)])
+def test_an_insert_that_came_through_after_all_gets_the_time_to_reach_a_standby(ago_s: float, lost: bool) -> None:
+    """Found on a slow machine: one insert succeeded, nothing spoke for the server any more, and no standby had it yet."""
+    finding = judge(starved(heartbeat_fails=0).inserts_turned("db1", ago_s))
+    assert finding.lost is lost and ("could insert again 0.1 s ago" in finding.why) is (ago_s == 0.1)
+
+
+def test_an_insert_that_began_to_fail_just_now_speaks_for_nobody() -> None:
+    assert judge(starved(moving=False).inserts_turned("db1", 0.1)).lost
+
+
 @pytest.mark.parametrize("status", [{"moving": False}, {"heartbeat_fails": 20}, {"heartbeat_fails": 0}])
 def test_standing_still_or_for_too_long_or_well_by_itself_is_no_starvation(status: dict[str, object]) -> None:
     """Frozen; starved for 20 inserts; and a database that works and that nobody reaches, which is the network's story."""

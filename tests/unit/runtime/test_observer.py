@@ -82,6 +82,18 @@ def test_a_heartbeat_moves_only_when_a_new_row_was_seen(eyes: Eyes) -> None:
     assert eyes.look(after_s=9.0).heartbeat_moved_s == {"db2": moved.now_s}
 
 
+def test_inserts_turn_when_they_begin_to_fail_and_when_they_succeed_again(eyes: Eyes) -> None:
+    eyes.member("db1", heartbeat_fails=0)
+    assert eyes.look().inserts_turned_s == {}
+    eyes.member("db1", heartbeat_fails=1)
+    failing = eyes.look(after_s=1.0)
+    eyes.member("db1", heartbeat_fails=2)
+    assert eyes.look(after_s=1.0).inserts_turned_s == {"db1": failing.now_s}, "they fail on"
+    eyes.member("db1", heartbeat_fails=0)
+    again = eyes.look(after_s=1.0)
+    assert eyes.look(after_s=1.0).inserts_turned_s == {"db1": again.now_s}
+
+
 def test_a_member_streams_only_as_long_as_its_guardian_says_so(eyes: Eyes) -> None:
     eyes.member("db2", streaming=True)
     since_s = eyes.look().streaming_since_s["db2"]
