@@ -11,6 +11,7 @@ from failover.core.model import Member
 from failover.settings import InstanceSettings
 from tests.support import mysql_server as my
 from tests.support.engine_lab import MEMBERS, EngineLab
+from tests.support.postgres_server import until
 
 NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) SELECT i FROM n"
 SEMI_SYNC_WAIT = "SELECT count(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE 'Waiting for semi-sync ACK%'"
@@ -42,6 +43,12 @@ class MyLab(EngineLab):
 
     def members(self) -> tuple[Member, ...]:
         return tuple(Member(name, self.cluster.host(name).address) for name in MEMBERS)
+
+    def standby(self, name: str, of: my.MyServer | None = None, *conf: str) -> my.MyServer:
+        """It has executed what was there, as a copy of PostgreSQL's has: the table as well."""
+        server: my.MyServer = super().standby(name, of, *conf)
+        until(lambda: server.received(of or self.db1), what=f"the beginning on {name}")
+        return server
 
     def write(self, server: my.MyServer, rows: int = 1) -> None:
         server.sql(f"INSERT INTO t {NUMBERS.format(rows=rows)}")
