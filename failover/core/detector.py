@@ -176,11 +176,12 @@ def _starved_guard(seen: Observation, rules: Rules, primary: str) -> Guard:
     """
     own, turned_s = seen.status(primary, rules.gone_s), seen.inserts_turned_s.get(primary)
     text = ""
-    if own is not None and own.moving and 0 < own.heartbeat_fails < STARVED_FAILS:
-        fails = f"{own.heartbeat_fails} of {STARVED_FAILS} inserts failed"
-        text = f"{primary}'s main process still runs: starved, not frozen ({fails})"
-    elif own is not None and not own.heartbeat_fails and turned_s is not None and seen.now_s - turned_s < rules.silence_s:
-        text = f"{primary}'s own guardian could insert again {seen.now_s - turned_s:.1f} s ago"
+    if own is not None and own.moving:
+        if 0 < own.heartbeat_fails < STARVED_FAILS:
+            fails = f"{own.heartbeat_fails} of {STARVED_FAILS} inserts failed"
+            text = f"{primary}'s main process still runs: starved, not frozen ({fails})"
+        elif not own.heartbeat_fails and turned_s is not None and seen.now_s - turned_s < rules.silence_s:
+            text = f"{primary}'s own guardian could insert again {seen.now_s - turned_s:.1f} s ago"
     return Guard("not merely starved", _verdict(not text), text or "nothing speaks for it")
 
 

@@ -52,14 +52,11 @@ class Writes:
         return len(told)
 
     def _held_up(self, session: Session, told: Collection[int]) -> bool:
-        left = self._still(session, told)
+        left = [who for who in self._clients(session) if who.id in told]
         return bool(left) and (not all(who.ended for who in left) or len(left) > my_semisync.look(session).waiting)
 
     def _clients(self, session: Session) -> list[Someone]:
         return my_sessions.clients(session, self._access.ours, self._access.cluster.users.monitor.name)
-
-    def _still(self, session: Session, told: Collection[int]) -> list[Someone]:
-        return [who for who in self._clients(session) if who.id in told]
 
     # --- stopping --------------------------------------------------------------------------------------------------------
     def stop(self, deadline_s: float) -> Position:
@@ -67,7 +64,7 @@ class Writes:
 
         A commit that nobody acknowledges keeps MySQL from becoming read-only although its session was ended. It is left to
         wait: turning semi-sync off would tell a commit that has slipped in meanwhile that it succeeded. Where read-only does not
-        stop administrators, whoever was there when it began is waited for, not clients that come back at once.
+        stop administrators, whoever was there when it began is waited for; who comes later is ended, but not waited for.
         """
         self._access.kept(self.end_sessions, deadline_s)  # every connection may be taken, and only this one be there
         with self._access.work(deadline_s) as session:
@@ -77,7 +74,7 @@ class Writes:
                 self.end_sessions(session)
                 self._become_read_only(dialect, deadline_s)
             told = self.end_sessions(session)
-            while not dialect.stops_administrators and self._still(session, told):
+            while not dialect.stops_administrators and told & self.end_sessions(session):
                 pause(session, "sessions that read-only does not stop have not ended")
             return self._end_of_log(session, dialect)
 

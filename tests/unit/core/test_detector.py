@@ -194,8 +194,10 @@ def test_an_insert_that_came_through_after_all_gets_the_time_to_reach_a_standby(
     assert finding.lost is lost and ("could insert again 0.1 s ago" in finding.why) is (ago_s == 0.1)
 
 
-def test_an_insert_that_began_to_fail_just_now_speaks_for_nobody() -> None:
-    assert judge(starved(moving=False).inserts_turned("db1", 0.1)).lost
+@pytest.mark.parametrize("fails", [0, 5])
+def test_inserts_of_a_server_that_stands_still_speak_for_nobody(fails: int) -> None:
+    """They begin to fail; or they are not counted any more, because it has ended: no row came through."""
+    assert judge(starved(moving=False, heartbeat_fails=fails).inserts_turned("db1", 0.1)).lost
 
 
 @pytest.mark.parametrize("status", [{"moving": False}, {"heartbeat_fails": 20}, {"heartbeat_fails": 0}])
